@@ -1,0 +1,136 @@
+//! Every knob: its default, its unit, and what it costs.
+//!
+//! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
+//! [`Builder::config`](crate::Builder::config).
+
+use std::time::Duration;
+
+use crate::http::OriginPolicy;
+
+/// What a server promises about time, size and number; [`Config::default`] is fit for production.
+///
+/// Durations of the session's own timers are kept on a coarse wheel: an expiry is seen at most
+/// about 200 ms after its deadline and never before it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Worker threads. Default `None`: one for each core this process may run on.
+    ///
+    /// A session lives on one worker for all its life, so one slow (blocking) handler delays the
+    /// sessions of its own worker only. Zero is an error at start.
+    pub workers: Option<usize>,
+    /// Connections the kernel may hold ready for `accept`. Default 4 096; the kernel bounds it
+    /// further by `net.core.somaxconn`.
+    pub backlog: u32,
+    /// Which browser origins may connect. Default: the server's own.
+    pub origins: OriginPolicy,
+    /// Every deadline.
+    pub timeouts: Timeouts,
+    /// Every bound.
+    pub limits: Limits,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workers: None,
+            backlog: 4096,
+            origins: OriginPolicy::default(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Every deadline. `None` switches one off, which the table of defaults does for `idle` and
+/// `lifetime` only.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Timeouts {
+    /// From `accept` to the 101: request head and accept hook together. Default 10 s.
+    pub handshake: Duration,
+    /// Silence of the peer after which it is sent a ping. Default 25 s.
+    ///
+    /// Any received byte counts as a sign of life.
+    pub ping: Option<Duration>,
+    /// From the moment the ping has been handed to the kernel to the next byte from the peer.
+    /// Default 10 s. The session ends with 1001 and [`Cause::PongTimeout`](crate::Cause).
+    pub pong: Duration,
+    /// No application message from the peer (pings and pongs do not count). Default off.
+    pub idle: Option<Duration>,
+    /// The peer accepts no byte of what is waiting for it. Default 10 s.
+    pub write_stall: Duration,
+    /// From the wish to close to the end of the closing handshake; traffic does not extend it.
+    /// Default 5 s. Also how long a handler may go on after its session has ended.
+    pub close: Duration,
+    /// Age at which a session is closed with 1001. Default off.
+    pub lifetime: Option<Duration>,
+    /// A random part of `lifetime`, subtracted, so that sessions that began together do not end
+    /// together. Default one tenth of `lifetime`; ignored without it.
+    pub lifetime_jitter: Option<Duration>,
+    /// From `request_stop` until what has not ended is cut. Default 10 s.
+    pub stop: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            ping: Some(Duration::from_secs(25)),
+            pong: Duration::from_secs(10),
+            idle: None,
+            write_stall: Duration::from_secs(10),
+            close: Duration::from_secs(5),
+            lifetime: None,
+            lifetime_jitter: None,
+            stop: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Every bound.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Largest message, in bytes of payload, whole or in fragments. Default 64 KiB; beyond it the
+    /// session ends with 1009. Costs up to this much per session that is in the middle of a
+    /// message, as its bytes arrive.
+    pub message_bytes: usize,
+    /// Most fragments of one message. Default 1 024; beyond it 1008.
+    pub fragments: u32,
+    /// Largest request head, in bytes. Default 8 KiB; beyond it 431.
+    pub head_bytes: usize,
+    /// Slowest request head, in bytes per second, counted from its first byte after a grace of
+    /// two seconds. Default 256; below it 408.
+    pub head_bytes_per_second: u32,
+    /// Messages that may wait for one peer. Default 1 024.
+    pub outbox_messages: usize,
+    /// Bytes of payload that may wait for one peer. Default 1 MiB. A single larger message is
+    /// taken when nothing else waits.
+    pub outbox_bytes: usize,
+    /// Open sessions. Default `None`: three quarters of the process's limit of open files.
+    /// Beyond it: 503 with `Retry-After`.
+    pub sessions: Option<usize>,
+    /// Open connections of one IP address. Default `None`: three quarters of `sessions`, so that
+    /// no single address can keep all others out. Beyond it: 429 with `Retry-After`.
+    pub sessions_per_address: Option<usize>,
+    /// Connections that have not finished their handshake. Default `None`: a quarter of
+    /// `sessions`, at least 64. Beyond it a new connection is answered 503 at once.
+    pub handshakes: Option<usize>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 64 * 1024,
+            fragments: 1024,
+            head_bytes: 8 * 1024,
+            head_bytes_per_second: 256,
+            outbox_messages: 1024,
+            outbox_bytes: 1024 * 1024,
+            sessions: None,
+            sessions_per_address: None,
+            handshakes: None,
+        }
+    }
+}

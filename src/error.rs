@@ -1,0 +1,116 @@
+//! What fails when we are asked for something. How a *session* ends is not an error but a
+//! [`Closed`](crate::Closed).
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::message::Message;
+
+/// The result of what this crate is asked to do.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error of an application's handler.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a server could not be started or run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller's fault: a setting that cannot be. Names the setting, its value and what is
+    /// allowed.
+    Config(String),
+    /// The address could not be listened on; says what to do about it.
+    Bind {
+        /// The address as it was asked for.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused something else that the server cannot do without.
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn bind(address: SocketAddr, source: io::Error) -> Self {
+        Self::Bind { address: address.to_string(), source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(what) => write!(f, "configuration: {what}"),
+            Self::Bind { address, source } => {
+                write!(f, "cannot listen on {address}: {source}")?;
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => f.write_str(
+                        "; another process has this port: stop it, or choose another port \
+                         (port 0 takes any free one)",
+                    ),
+                    io::ErrorKind::PermissionDenied => f.write_str(
+                        "; ports below 1024 need the capability CAP_NET_BIND_SERVICE: choose a \
+                         higher port, or grant it with `setcap`",
+                    ),
+                    io::ErrorKind::AddrNotAvailable => f.write_str(
+                        "; this machine has no such address: listen on 0.0.0.0 or [::] for all of \
+                         them, or on 127.0.0.1 for this machine only",
+                    ),
+                    _ => Ok(()),
+                }
+            }
+            Self::System { what, source } => {
+                write!(f, "{what}: {source}")?;
+                if matches!(source.raw_os_error(), Some(23 | 24)) {
+                    f.write_str("; the limit of open files is reached: raise it with `ulimit -n`")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config(_) => None,
+            Self::Bind { source, .. } | Self::System { source, .. } => Some(source),
+        }
+    }
+}
+
+/// Why a message was not queued; it comes back.
+#[derive(Debug)]
+pub enum SendError {
+    /// As much as may wait for this peer does wait already. Only
+    /// [`Session::try_send`](crate::Session::try_send) says so; `send` waits instead.
+    Full(Message),
+    /// The session is ending or has ended.
+    Closed(Message),
+}
+
+impl SendError {
+    /// The message that was not sent.
+    #[must_use]
+    pub fn into_message(self) -> Message {
+        match self {
+            Self::Full(message) | Self::Closed(message) => message,
+        }
+    }
+}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the peer's outbox is full",
+            Self::Closed(_) => "the session is closed",
+        })
+    }
+}
+
+impl std::error::Error for SendError {}
