@@ -1,0 +1,18 @@
+//! The small executor: one worker per core, each with its own tasks, epoll, timer wheel and
+//! buffers.
+//!
+//! A task lives and dies on one worker, so nothing here is locked and futures need not be `Send`.
+//! What is awaited may come from anywhere in the smol family: a waker that fires on another thread
+//! reaches the worker through its eventfd.
+
+mod clock;
+mod pool;
+mod reactor;
+mod unpark;
+mod wheel;
+mod worker;
+
+pub(crate) use clock::{Clock, Time};
+pub(crate) use pool::Size;
+pub(crate) use reactor::Presumed;
+pub(crate) use worker::{Registered, Timer, Worker};
