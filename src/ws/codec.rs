@@ -1,0 +1,330 @@
+//! The receiving half of the machine: a stream of masked client frames becomes events.
+
+use bytes::Bytes;
+
+use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
+use super::mask::{rotate, unmask};
+use super::utf8::Utf8;
+use crate::message::{CloseCode, Message};
+
+/// What one message may cost.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) message_bytes: usize,
+    pub(crate) fragments: u32,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    Message(Message),
+    Ping(Bytes),
+    Pong(Bytes),
+    /// The peer says goodbye; nothing after it is looked at. `None` if it gave no code.
+    Close(Option<CloseFrame>),
+}
+
+/// The peer broke the protocol or a bound; the session ends with this code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) code: CloseCode,
+    pub(crate) reason: &'static str,
+}
+
+impl Violation {
+    const NOT_UTF8: Self = Self { code: CloseCode::INVALID_DATA, reason: "text is not UTF-8" };
+    const TOO_BIG: Self = Self { code: CloseCode::TOO_BIG, reason: "message too big" };
+    const FRAGMENTS: Self = Self { code: CloseCode::POLICY, reason: "too many fragments" };
+
+    const fn protocol(reason: &'static str) -> Self {
+        Self { code: CloseCode::PROTOCOL, reason }
+    }
+}
+
+/// Reads one client's frames. Between two messages it owns nothing on the heap.
+#[derive(Default)]
+pub(crate) struct Codec {
+    /// The message of which some, but not all, has arrived.
+    message: Option<Box<Assembly>>,
+    /// The payload of a control frame of which some, but not all, has arrived.
+    control: Vec<u8>,
+    /// The frame whose payload is arriving.
+    frame: Option<Frame>,
+    /// The beginning of a header.
+    header: [u8; MAX_HEADER],
+    header_len: u8,
+    closed: bool,
+}
+
+struct Frame {
+    remaining: usize,
+    /// As the next byte of the payload sees it.
+    mask: [u8; 4],
+    opcode: Opcode,
+    fin: bool,
+}
+
+struct Assembly {
+    fragments: u32,
+    payload: Payload,
+}
+
+enum Payload {
+    Text(Utf8),
+    Binary(Vec<u8>),
+}
+
+impl Assembly {
+    fn len(&self) -> usize {
+        match &self.payload {
+            Payload::Text(text) => text.len(),
+            Payload::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+        match &mut self.payload {
+            Payload::Text(text) => text.push(bytes).map_err(|_| Violation::NOT_UTF8),
+            Payload::Binary(binary) => {
+                binary.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(self) -> Result<Message, Violation> {
+        match self.payload {
+            Payload::Text(text) => {
+                let mut text = text.finish().map_err(|_| Violation::NOT_UTF8)?;
+                text.shrink_to_fit();
+                Ok(Message::from(text))
+            }
+            Payload::Binary(mut bytes) => {
+                bytes.shrink_to_fit();
+                Ok(Message::from(bytes))
+            }
+        }
+    }
+}
+
+impl Codec {
+    /// The next event of the stream that continues with `input`, whose consumed bytes are taken
+    /// from its front. `None`: all of `input` is consumed and no event is complete.
+    ///
+    /// # Errors
+    ///
+    /// After a violation the codec must not be used again. What came before it has been returned.
+    #[inline]
+    pub(crate) fn next(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+    ) -> Result<Option<Event>, Violation> {
+        // The common case first: a whole message in one frame, with nothing pending.
+        if self.header_len == 0 && self.frame.is_none() && !self.closed {
+            if let Some(header) = frame::parse(input).map_err(Violation::protocol)? {
+                self.check(&header, bounds)?;
+                // `check` has bounded the payload by a `usize`.
+                let payload = header.payload as usize;
+                if input.len() - header.len >= payload {
+                    take(input, header.len);
+                    let payload = take(input, payload);
+                    unmask(payload, header.mask);
+                    if let Some(event) = self.whole(&header, payload)? {
+                        return Ok(Some(event));
+                    }
+                }
+            }
+        }
+        self.next_slowly(input, bounds)
+    }
+
+    /// Everything else: headers and payloads that arrive in pieces, fragments, the end.
+    fn next_slowly(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+    ) -> Result<Option<Event>, Violation> {
+        while !input.is_empty() {
+            // RFC 6455 section 5.5.1: after a close frame, further data is discarded.
+            if self.closed {
+                take(input, input.len());
+                return Ok(None);
+            }
+            let Some(frame) = &mut self.frame else {
+                let Some(header) = self.read_header(input)? else {
+                    return Ok(None);
+                };
+                self.check(&header, bounds)?;
+                self.begin(&header)?;
+                if header.payload > 0 {
+                    continue;
+                }
+                if let Some(event) = self.end(header.opcode, header.fin)? {
+                    return Ok(Some(event));
+                }
+                continue;
+            };
+            let arrived = frame.remaining.min(input.len());
+            let piece = take(input, arrived);
+            unmask(piece, frame.mask);
+            frame.mask = rotate(frame.mask, arrived);
+            frame.remaining -= arrived;
+            let (opcode, fin, over) = (frame.opcode, frame.fin, frame.remaining == 0);
+            if opcode.is_control() {
+                self.control.extend_from_slice(piece);
+            } else if let Some(message) = &mut self.message {
+                message.push(piece)?;
+            }
+            if over {
+                self.frame = None;
+                if let Some(event) = self.end(opcode, fin)? {
+                    return Ok(Some(event));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// A header that may have begun in earlier input. It is consumed even if it is incomplete.
+    fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Received>, Violation> {
+        if self.header_len == 0 {
+            if let Some(header) = frame::parse(input).map_err(Violation::protocol)? {
+                take(input, header.len);
+                return Ok(Some(header));
+            }
+        }
+        while !input.is_empty() {
+            let byte = take(input, 1);
+            let len = usize::from(self.header_len);
+            // A header is complete with at most `MAX_HEADER` bytes, so there is always room.
+            self.header[len..=len].copy_from_slice(byte);
+            self.header_len += 1;
+            let header = frame::parse(&self.header[..=len]).map_err(Violation::protocol)?;
+            if header.is_some() {
+                self.header_len = 0;
+                return Ok(header);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The rules that need to know what came before this header, and the bounds.
+    #[inline]
+    fn check(&self, header: &Received, bounds: &Bounds) -> Result<(), Violation> {
+        let received = match (header.opcode, &self.message) {
+            (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
+            (Opcode::Continuation, None) => {
+                return Err(Violation::protocol("continuation of nothing"));
+            }
+            (Opcode::Text | Opcode::Binary, Some(_)) => {
+                return Err(Violation::protocol("new message inside a fragmented one"));
+            }
+            (Opcode::Text | Opcode::Binary, None) => 0,
+            (Opcode::Continuation, Some(message)) => {
+                if message.fragments >= bounds.fragments {
+                    return Err(Violation::FRAGMENTS);
+                }
+                message.len()
+            }
+        };
+        // By the header alone, whole message or fragment, before a byte of it is kept.
+        let room = bounds.message_bytes.saturating_sub(received);
+        if header.payload > room as u64 { Err(Violation::TOO_BIG) } else { Ok(()) }
+    }
+
+    /// A frame all of which is there.
+    #[inline]
+    fn whole(&mut self, header: &Received, payload: &mut [u8]) -> Result<Option<Event>, Violation> {
+        match header.opcode {
+            Opcode::Binary if header.fin => Ok(Some(Event::Message(Message::from(&*payload)))),
+            Opcode::Text if header.fin => {
+                let text = simdutf8::basic::from_utf8(payload).map_err(|_| Violation::NOT_UTF8)?;
+                Ok(Some(Event::Message(Message::from(text))))
+            }
+            Opcode::Text | Opcode::Binary | Opcode::Continuation => {
+                self.fragment(header.opcode).push(payload)?;
+                self.end(header.opcode, header.fin)
+            }
+            Opcode::Close | Opcode::Ping | Opcode::Pong => {
+                self.control(header.opcode, payload).map(Some)
+            }
+        }
+    }
+
+    /// Starts to receive the payload of a frame.
+    fn begin(&mut self, header: &Received) -> Result<(), Violation> {
+        if !header.opcode.is_control() {
+            self.fragment(header.opcode);
+        }
+        if header.payload > 0 {
+            self.frame = Some(Frame {
+                remaining: usize::try_from(header.payload).map_err(|_| Violation::TOO_BIG)?,
+                mask: header.mask,
+                opcode: header.opcode,
+                fin: header.fin,
+            });
+        }
+        Ok(())
+    }
+
+    /// Counts a fragment of the current message, or of a new one.
+    fn fragment(&mut self, opcode: Opcode) -> &mut Assembly {
+        let message = self.message.get_or_insert_with(|| {
+            let payload = match opcode {
+                Opcode::Text => Payload::Text(Utf8::default()),
+                _ => Payload::Binary(Vec::new()),
+            };
+            Box::new(Assembly { fragments: 0, payload })
+        });
+        message.fragments += 1;
+        message
+    }
+
+    /// The payload of a frame is complete, and has been kept.
+    fn end(&mut self, opcode: Opcode, fin: bool) -> Result<Option<Event>, Violation> {
+        if opcode.is_control() {
+            let payload = std::mem::take(&mut self.control);
+            return self.control(opcode, &payload).map(Some);
+        }
+        match self.message.take_if(|_| fin) {
+            Some(message) => Ok(Some(Event::Message(message.finish()?))),
+            None => Ok(None),
+        }
+    }
+
+    fn control(&mut self, opcode: Opcode, payload: &[u8]) -> Result<Event, Violation> {
+        match opcode {
+            Opcode::Ping => Ok(Event::Ping(Bytes::copy_from_slice(payload))),
+            Opcode::Pong => Ok(Event::Pong(Bytes::copy_from_slice(payload))),
+            _ => {
+                self.closed = true;
+                close(payload).map(Event::Close)
+            }
+        }
+    }
+}
+
+/// Takes `len` bytes from the front of `input`.
+#[inline]
+fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+    let (taken, rest) = std::mem::take(input).split_at_mut(len);
+    *input = rest;
+    taken
+}
+
+/// RFC 6455 sections 5.5.1 and 7.4.
+fn close(payload: &[u8]) -> Result<Option<CloseFrame>, Violation> {
+    let (code, reason) = match payload {
+        [] => return Ok(None),
+        [_] => return Err(Violation::protocol("close frame with half a code")),
+        [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
+    };
+    let Some(code) = CloseCode::new(code) else {
+        return Err(Violation::protocol("close code that must not be sent"));
+    };
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation {
+        code: CloseCode::INVALID_DATA,
+        reason: "close reason is not UTF-8",
+    })?;
+    Ok(Some(CloseFrame { code, reason: reason.into() }))
+}

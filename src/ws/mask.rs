@@ -1,0 +1,60 @@
+//! Unmasking in place (RFC 6455 section 5.3).
+
+/// Bytes unmasked at a time; wide enough that the compiler uses the widest registers there are.
+const BLOCK: usize = 32;
+
+/// XORs `payload` with `mask`, whose first byte belongs to the first byte of `payload`.
+#[inline]
+pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let word = u32::from_ne_bytes(mask);
+    let wide = u64::from(word) << 32 | u64::from(word);
+    let mut blocks = payload.chunks_exact_mut(BLOCK);
+    for block in &mut blocks {
+        for half in block.chunks_exact_mut(8) {
+            xor(half, wide);
+        }
+    }
+    let mut rest = blocks.into_remainder().chunks_exact_mut(8);
+    for half in &mut rest {
+        xor(half, wide);
+    }
+    for (byte, mask) in rest.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+#[inline(always)]
+fn xor(half: &mut [u8], mask: u64) {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(half);
+    half.copy_from_slice(&(u64::from_ne_bytes(bytes) ^ mask).to_ne_bytes());
+}
+
+/// The mask as the byte `offset` of the payload sees it.
+#[inline]
+pub(super) fn rotate(mask: [u8; 4], offset: usize) -> [u8; 4] {
+    let mut rotated = mask;
+    rotated.rotate_left(offset % 4);
+    rotated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_and_every_split_unmasks_to_the_same() {
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        for length in 0..100 {
+            let plain: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(7)).collect();
+            let masked: Vec<u8> = plain.iter().enumerate().map(|(i, b)| b ^ mask[i % 4]).collect();
+            for split in 0..=length {
+                let mut bytes = masked.clone();
+                let (left, right) = bytes.split_at_mut(split);
+                unmask(left, mask);
+                unmask(right, rotate(mask, split));
+                assert_eq!(bytes, plain, "length {length}, split at {split}");
+            }
+        }
+    }
+}

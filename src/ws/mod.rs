@@ -1,0 +1,15 @@
+//! The RFC 6455 machine: bytes in, events out; frames out. It knows no socket, no clock and no
+//! executor.
+//!
+//! [`Codec`] consumes whatever bytes there are and keeps of an unfinished frame only what it must:
+//! at most 13 bytes of header, and the payload that has really arrived. A read buffer is therefore
+//! always free again when the codec has seen it, and the outcome cannot depend on how the stream
+//! was cut into reads.
+
+mod codec;
+mod frame;
+mod mask;
+mod utf8;
+
+pub(crate) use codec::{Bounds, Codec, Event, Violation};
+pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};
