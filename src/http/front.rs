@@ -1,0 +1,263 @@
+//! The waiting part of the front door: reads one request head under its deadlines, asks the
+//! application, answers.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use ::http::StatusCode;
+use event_listener::EventListener;
+use futures_lite::{FutureExt, future};
+
+use super::head::HeadScanner;
+use super::refusal::Refusal;
+use super::request::Request;
+use super::response::{self, Response};
+use super::upgrade;
+use crate::config::Config;
+use crate::executor::{Size, Time, Worker};
+use crate::hub::Profile;
+use crate::session::Handler;
+use crate::transport::Transport;
+
+/// Headers of one request.
+const MAX_HEADERS: usize = 64;
+
+/// How long a head may take before its rate is looked at: the time of one lost packet and its
+/// second transmission on a bad mobile line.
+const HEAD_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a refused client may take to read why. Not configurable: it costs a refused client at
+/// most this, and a shorter one would lose answers on slow lines.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes of a refused client that are read and thrown away, so that closing does not reset the
+/// connection before the answer was read.
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// A client that has got its 101.
+pub(crate) struct Admitted<P> {
+    pub(crate) profile: Profile,
+    /// What came after the head.
+    pub(crate) input: Vec<u8>,
+    /// What `reserve` has reserved.
+    pub(crate) place: P,
+}
+
+/// What the front door needs to know.
+pub(crate) struct Door<'a, H> {
+    pub(crate) worker: &'a Rc<Worker>,
+    pub(crate) config: &'a Config,
+    pub(crate) handler: &'a H,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// Why there is no session.
+enum Outcome {
+    Refused(Response),
+    /// The peer has gone, or the socket failed.
+    Gone(io::Error),
+}
+
+impl From<Refusal> for Outcome {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.into_response())
+    }
+}
+
+impl<H: Handler> Door<'_, H> {
+    /// Receives one request and answers it. `None`: there is no session, and the transport can be
+    /// dropped.
+    ///
+    /// `reserve` takes a place for a session, before the application is asked.
+    pub(crate) async fn admit<P>(
+        &self,
+        transport: &mut dyn Transport,
+        stop: &mut EventListener,
+        reserve: impl FnOnce() -> Result<P, Refusal>,
+    ) -> Option<Admitted<P>> {
+        let deadline = self.worker.now() + self.config.timeouts.handshake;
+        let outcome = future::or(
+            self.handshake(transport, deadline, reserve),
+            future::or(
+                async {
+                    self.worker.sleep_until(deadline).await;
+                    Err(Refusal::request_timeout(
+                        "the handshake took too long: send the whole request at once",
+                    )
+                    .into())
+                },
+                async {
+                    stop.await;
+                    Err(Refusal::unavailable("the server is stopping").into())
+                },
+            ),
+        )
+        .await;
+        match outcome {
+            Ok(admitted) => Some(admitted),
+            Err(Outcome::Gone(error)) => {
+                log::debug!("{}: gone before the handshake was complete: {error}", self.name());
+                None
+            }
+            Err(Outcome::Refused(response)) => {
+                self.refuse(transport, &response).await;
+                None
+            }
+        }
+    }
+
+    async fn handshake<P>(
+        &self,
+        transport: &mut dyn Transport,
+        deadline: Time,
+        reserve: impl FnOnce() -> Result<P, Refusal>,
+    ) -> Result<Admitted<P>, Outcome> {
+        let (head, input) = self.read_head(transport, deadline).await?;
+        let request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        self.config.origins.check(&request)?;
+        let offer = upgrade::check(&request)?;
+        let place = reserve()?;
+        let upgrade = match AssertUnwindSafe(self.handler.accept(&request)).catch_unwind().await {
+            Ok(Ok(upgrade)) => upgrade,
+            Ok(Err(response)) => return Err(Outcome::Refused(response)),
+            Err(_) => {
+                log::error!("{}: the accept hook panicked", self.name());
+                return Err(Refusal::internal("the accept hook panicked").into());
+            }
+        };
+        let mut answer = self.worker.pool().take(Size::default());
+        let accepted = upgrade::accept(&offer, &request, &upgrade, &mut answer);
+        let written = match accepted {
+            Ok(()) => write_all(transport, &answer).await.map_err(Outcome::Gone),
+            Err(refusal) => {
+                log::error!("{}: {refusal}", self.name());
+                Err(refusal.into())
+            }
+        };
+        self.worker.pool().give(answer);
+        written?;
+        let profile = Profile {
+            peer: self.peer,
+            target: request.target().into(),
+            subprotocol: upgrade.subprotocol.map(String::into_boxed_str),
+            data: upgrade.data,
+        };
+        Ok(Admitted { profile, input, place })
+    }
+
+    /// The head with its blank line, and what came after it.
+    async fn read_head(
+        &self,
+        transport: &mut dyn Transport,
+        deadline: Time,
+    ) -> Result<(Vec<u8>, Vec<u8>), Outcome> {
+        let limits = &self.config.limits;
+        let mut scanner = HeadScanner::default();
+        let mut received = Vec::new();
+        // Before the first byte only the whole handshake's deadline counts: browsers open
+        // connections in advance.
+        let mut slowest = deadline;
+        let mut begun = None;
+        loop {
+            self.read(transport, &mut received, slowest).await?;
+            let now = self.worker.now();
+            if let Some(len) = scanner.scan(&received, limits.head_bytes)? {
+                let input = received.split_off(len);
+                return Ok((received, input));
+            }
+            let begun = *begun.get_or_insert(now);
+            let allowed = HEAD_GRACE
+                + Duration::from_secs(received.len() as u64) / limits.head_bytes_per_second.max(1);
+            slowest = deadline.min(begun + allowed);
+        }
+    }
+
+    /// Appends what one read brings, in no more memory than it takes.
+    async fn read(
+        &self,
+        transport: &mut dyn Transport,
+        received: &mut Vec<u8>,
+        until: Time,
+    ) -> Result<(), Outcome> {
+        let pool = self.worker.pool();
+        let read = poll_fn(|cx| {
+            if transport.poll_readable(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let mut buffer = pool.take(Size::default());
+            let polled = transport.poll_read(cx, &mut buffer);
+            received.extend_from_slice(&buffer);
+            pool.give(buffer);
+            polled
+        });
+        let slow = async {
+            self.worker.sleep_until(until).await;
+            Err(io::ErrorKind::TimedOut.into())
+        };
+        match future::or(read, slow).await {
+            Ok(0) => Err(Outcome::Gone(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Refusal::request_timeout(
+                "the request head arrives too slowly: send it at once",
+            )
+            .into()),
+            Err(error) => Err(Outcome::Gone(error)),
+        }
+    }
+
+    /// Writes the response and waits a moment for the peer to have read it.
+    async fn refuse(&self, transport: &mut dyn Transport, response: &Response) {
+        let status = response.status();
+        let level = match status {
+            status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
+            _ => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "{}: refused with {status}: {}",
+            self.name(),
+            String::from_utf8_lossy(response.body()).trim_end()
+        );
+        let mut bytes = Vec::new();
+        response::encode(response, &mut bytes);
+        let farewell = async {
+            if write_all(transport, &bytes).await.is_err() {
+                return;
+            }
+            transport.close_write();
+            let mut buffer = self.worker.pool().take(Size::default());
+            let mut left = LINGER_BYTES;
+            while let Ok(received @ 1..) = poll_fn(|cx| transport.poll_read(cx, &mut buffer)).await
+            {
+                buffer.clear();
+                left = left.saturating_sub(received);
+                if left == 0 {
+                    break;
+                }
+            }
+            self.worker.pool().give(buffer);
+        };
+        let until = self.worker.now() + LINGER;
+        future::or(farewell, self.worker.sleep_until(until)).await;
+    }
+
+    fn name(&self) -> String {
+        self.peer.map_or_else(|| "in-memory connection".to_owned(), |peer| peer.to_string())
+    }
+}
+
+async fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = poll_fn(|cx| transport.poll_write(cx, &[IoSlice::new(bytes)])).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
