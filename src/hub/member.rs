@@ -1,0 +1,83 @@
+//! What everyone shares of one session: who it is, its outbox, its numbers.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::{Hub, SessionId};
+use crate::executor::Time;
+use crate::outbox::Outbox;
+
+/// The part of a session that any thread may look at. It owns neither the socket nor the task.
+pub(crate) struct Member {
+    pub(crate) id: SessionId,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) outbox: Outbox,
+    pub(crate) counters: Counters,
+    pub(crate) created: Time,
+    pub(crate) profile: Profile,
+}
+
+/// What the handshake leaves behind.
+#[derive(Default)]
+pub(crate) struct Profile {
+    pub(crate) peer: Option<SocketAddr>,
+    /// Path and query, as they stood in the request line.
+    pub(crate) target: Box<str>,
+    pub(crate) subprotocol: Option<Box<str>>,
+    pub(crate) data: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// Numbers that only the session's driver writes, so that writing one is a load and a store.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) messages_in: Counter,
+    pub(crate) messages_out: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) bytes_out: Counter,
+    /// Microseconds of the clock at the last byte in or out.
+    active: Counter,
+    /// Microseconds plus one; zero before the first pong.
+    rtt: Counter,
+}
+
+impl Counters {
+    pub(crate) fn touch(&self, now: Time) {
+        self.active.set(now.as_micros());
+    }
+
+    pub(crate) fn last_activity(&self) -> Time {
+        Time::from_micros(self.active.get())
+    }
+
+    pub(crate) fn measured(&self, rtt: Duration) {
+        self.rtt.set(u64::try_from(rtt.as_micros()).map_or(u64::MAX, |micros| micros + 1));
+    }
+
+    pub(crate) fn rtt(&self) -> Option<Duration> {
+        self.rtt.get().checked_sub(1).map(Duration::from_micros)
+    }
+}
+
+/// One writer, many readers.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    #[inline]
+    pub(crate) fn add(&self, n: usize) {
+        self.set(self.get().wrapping_add(n as u64));
+    }
+
+    #[inline]
+    fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,105 @@
+//! Who is here: the registry of open sessions and what they all share.
+//!
+//! There is one way in, [`Hub::open`], and one way out, dropping the [`Membership`] it returns.
+
+mod member;
+mod registry;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+pub(crate) use member::{Member, Profile};
+use registry::Registry;
+pub use registry::SessionId;
+
+use crate::config::Config;
+use crate::executor::{Clock, Time};
+use crate::outbox::{self, Buffered, Outbox};
+use crate::shutdown::Shutdown;
+
+pub(crate) struct Hub {
+    registry: Registry<Member>,
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) endings: Endings,
+}
+
+/// How sessions ended after a stop was requested, and how often a handler panicked.
+#[derive(Default)]
+pub(crate) struct Endings {
+    pub(crate) drained: AtomicUsize,
+    pub(crate) cut: AtomicUsize,
+    pub(crate) panics: AtomicUsize,
+}
+
+impl Hub {
+    pub(crate) fn new(config: Config, clock: Clock) -> Arc<Self> {
+        let shutdown = Shutdown::new(clock.clone(), config.timeouts.stop);
+        Arc::new(Self {
+            registry: Registry::new(),
+            config,
+            clock,
+            shutdown,
+            endings: Endings::default(),
+        })
+    }
+
+    /// Registers a new session.
+    pub(crate) fn open(self: &Arc<Self>, profile: Profile, now: Time) -> Membership {
+        self.registry.insert(|id| {
+            let member = Arc::new(Member {
+                id,
+                hub: Arc::clone(self),
+                outbox: Outbox::new(),
+                counters: Default::default(),
+                created: now,
+                profile,
+            });
+            member.counters.touch(now);
+            let weak = Arc::downgrade(&member);
+            (Membership(member), weak)
+        })
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.registry.len()
+    }
+
+    pub(crate) fn get(&self, id: SessionId) -> Option<Arc<Member>> {
+        self.registry.get(id)
+    }
+
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        self.registry.all()
+    }
+
+    pub(crate) fn outbox_bounds(&self) -> outbox::Bounds {
+        let limits = &self.config.limits;
+        outbox::Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes }
+    }
+
+    /// Counts how a session ended, if it ended because of the stop or during it.
+    pub(crate) fn ended(&self, cut: bool) {
+        if self.shutdown.is_stopping() {
+            let counter = if cut { &self.endings.cut } else { &self.endings.drained };
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A session's place in the hub. Dropping it, by whatever way, is how a session leaves.
+pub(crate) struct Membership(Arc<Member>);
+
+impl Membership {
+    pub(crate) fn member(&self) -> &Arc<Member> {
+        &self.0
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.0.hub.registry.remove(self.0.id);
+        self.0.outbox.clear(Buffered::default());
+    }
+}

@@ -1,0 +1,186 @@
+//! The one honest record of how a session ended.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use crate::message::{CloseCode, Text};
+use crate::outbox::Buffered;
+
+/// How and why a session ended: made once, given to `on_close`, written to the log.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Closed {
+    /// Which side ended it.
+    pub by: Side,
+    /// Why.
+    pub cause: Cause,
+    /// How far the session had come when that happened.
+    pub phase: Phase,
+    /// The close code: the peer's if it closed, otherwise ours. `None` if there was no close frame
+    /// or it carried no code.
+    pub code: Option<CloseCode>,
+    /// The reason that went with the code.
+    pub reason: Text,
+    /// Whether the closing handshake was completed: both sides have said goodbye
+    /// (RFC 6455 section 7.1.4).
+    pub clean: bool,
+    /// The timer that fired, if one did: the one that is the cause, or the one that ended the
+    /// closing handshake.
+    pub timer: Option<Timer>,
+    /// What was waiting for the peer and was not delivered.
+    pub undelivered: Buffered,
+    /// From the end of the handshake to the end of the session.
+    pub lived: Duration,
+}
+
+impl fmt::Display for Closed {
+    /// One line for a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "closed by {} ({}) while {}", self.by, self.cause, self.phase)?;
+        match self.code {
+            Some(code) => write!(f, ", code {code}")?,
+            None => f.write_str(", no code")?,
+        }
+        if !self.reason.is_empty() {
+            write!(f, " {:?}", self.reason)?;
+        }
+        if let Some(timer) = self.timer {
+            write!(f, ", {timer} timer fired")?;
+        }
+        if !self.clean {
+            f.write_str(", closing handshake not completed")?;
+        }
+        if self.undelivered.messages > 0 {
+            let Buffered { messages, bytes } = self.undelivered;
+            write!(f, ", {messages} messages ({bytes} bytes) not delivered")?;
+        }
+        write!(f, ", lived {:.1?}", self.lived)
+    }
+}
+
+/// A side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// This server: its application, one of its timers, its stop.
+    Server,
+    /// The client, or the network between.
+    Peer,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Server => "server",
+            Self::Peer => "peer",
+        })
+    }
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The peer sent a close frame.
+    PeerClosed,
+    /// The stream ended or was reset without a close frame. What a phone does that loses its
+    /// network.
+    PeerVanished,
+    /// The socket failed.
+    Io(io::ErrorKind),
+    /// The peer broke RFC 6455 or a bound; the code says which way: 1002, 1007, 1008 or 1009.
+    Violation,
+    /// The application asked for it: [`Session::close`](crate::Session::close) or
+    /// [`Flow::Close`](crate::Flow::Close).
+    Requested,
+    /// The application called [`Session::abort`](crate::Session::abort).
+    Aborted,
+    /// A handler returned an error.
+    HandlerFailed,
+    /// A handler panicked.
+    HandlerPanicked,
+    /// The peer gave no sign of life after a ping.
+    PongTimeout,
+    /// The peer sent no message for [`Timeouts::idle`](crate::config::Timeouts::idle).
+    IdleTimeout,
+    /// The peer accepted no byte for
+    /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall).
+    WriteStalled,
+    /// The session reached [`Timeouts::lifetime`](crate::config::Timeouts::lifetime).
+    LifetimeReached,
+    /// The server stops.
+    Stopping,
+    /// The server stopped and did not wait any longer.
+    Cut,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PeerClosed => "peer closed",
+            Self::PeerVanished => "peer vanished without a close frame",
+            Self::Io(kind) => return write!(f, "socket failed: {kind}"),
+            Self::Violation => "protocol or bound violated",
+            Self::Requested => "requested",
+            Self::Aborted => "aborted",
+            Self::HandlerFailed => "handler failed",
+            Self::HandlerPanicked => "handler panicked",
+            Self::PongTimeout => "no pong",
+            Self::IdleTimeout => "idle",
+            Self::WriteStalled => "peer accepts no bytes",
+            Self::LifetimeReached => "lifetime reached",
+            Self::Stopping => "server stops",
+            Self::Cut => "cut by the stop deadline",
+        })
+    }
+}
+
+/// How far a session had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Messages could be exchanged.
+    Open,
+    /// One side had already begun to close.
+    Closing,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Closing => "closing",
+        })
+    }
+}
+
+/// A deadline of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Timer {
+    /// [`Timeouts::pong`](crate::config::Timeouts::pong)
+    Pong,
+    /// [`Timeouts::idle`](crate::config::Timeouts::idle)
+    Idle,
+    /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall)
+    WriteStall,
+    /// [`Timeouts::close`](crate::config::Timeouts::close)
+    Close,
+    /// [`Timeouts::lifetime`](crate::config::Timeouts::lifetime)
+    Lifetime,
+    /// [`Timeouts::stop`](crate::config::Timeouts::stop)
+    Stop,
+}
+
+impl fmt::Display for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pong => "pong",
+            Self::Idle => "idle",
+            Self::WriteStall => "write stall",
+            Self::Close => "close",
+            Self::Lifetime => "lifetime",
+            Self::Stop => "stop",
+        })
+    }
+}

@@ -1,0 +1,247 @@
+//! The handle by which everyone but the driver knows a session.
+
+use std::any::Any;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::error::SendError;
+use crate::hub::{Hub, Member, SessionId};
+use crate::message::{CloseCode, Message};
+use crate::outbox::{Buffered, Request};
+use crate::shutdown::Shutdown;
+use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
+
+/// One client, for as long as it is connected and for anybody who wants to send it something.
+///
+/// Cheap to clone, usable from any thread and any executor, and it may be kept for ever: it holds
+/// neither the socket nor the task, so an ended session costs its owner a few hundred bytes and
+/// nothing else.
+#[derive(Clone)]
+pub struct Session(Arc<Member>);
+
+impl Session {
+    pub(crate) fn new(member: Arc<Member>) -> Self {
+        Self(member)
+    }
+
+    pub(crate) fn member(&self) -> &Member {
+        &self.0
+    }
+
+    /// The session's number, unique in its server.
+    #[must_use]
+    pub fn id(&self) -> SessionId {
+        self.0.id
+    }
+
+    /// The address of the other end of the socket; `None` for a connection in memory.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.0.profile.peer
+    }
+
+    /// The path of the request that opened the session, as it was sent (not percent-decoded).
+    #[must_use]
+    pub fn path(&self) -> &str {
+        let target = &*self.0.profile.target;
+        target.split_once('?').map_or(target, |(path, _)| path)
+    }
+
+    /// What followed the `?` in the request, as it was sent.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.0.profile.target.split_once('?').map(|(_, query)| query)
+    }
+
+    /// The subprotocol that the accept hook chose.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.0.profile.subprotocol.as_deref()
+    }
+
+    /// What the accept hook attached with [`Upgrade::data`](crate::Upgrade::data), if it was a
+    /// `T`.
+    #[must_use]
+    pub fn data<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.0.profile.data.as_ref()?.downcast_ref()
+    }
+
+    /// Queues a message for the peer, and waits while as much as may wait is waiting already.
+    ///
+    /// It completes when the message is queued, not when it has arrived. It ends in any case: a
+    /// peer that accepts no byte for [`Timeouts::write_stall`](crate::config::Timeouts::write_stall)
+    /// loses its session. Messages sent by one task arrive in order.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] with the message, when the session is ending or has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has either queued the whole message or nothing of it.
+    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        let bounds = self.0.hub.outbox_bounds();
+        let mut message = match self.0.outbox.try_push(message.into(), bounds) {
+            Err(SendError::Full(message)) => message,
+            done => return done,
+        };
+        loop {
+            let room = self.0.outbox.room();
+            message = match self.0.outbox.try_push(message, bounds) {
+                Err(SendError::Full(message)) => message,
+                done => return done,
+            };
+            room.await;
+        }
+    }
+
+    /// Queues a message for the peer if there is room now. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
+        self.0.outbox.try_push(message.into(), self.0.hub.outbox_bounds())
+    }
+
+    /// Sends a ping, ahead of every queued message; the server sends its own when the peer is
+    /// silent. Never waits: a ping that has not left yet is replaced by a later one.
+    ///
+    /// The payload is cut at 125 bytes (RFC 6455 section 5.5). Returns whether the session is
+    /// still open.
+    pub fn ping(&self, payload: &[u8]) -> bool {
+        self.0.outbox.ping(&payload[..payload.len().min(MAX_CONTROL_PAYLOAD)])
+    }
+
+    /// Ends the session: what is queued is delivered, then the peer is told `code` and `reason`,
+    /// then its answer is awaited for at most [`Timeouts::close`](crate::config::Timeouts::close).
+    ///
+    /// Never waits. May be called any number of times, from anywhere; the first call counts. A
+    /// reason longer than 123 bytes is cut between two characters.
+    pub fn close(&self, code: CloseCode, reason: &str) {
+        self.0.outbox.request(Request::Close(CloseFrame::new(code, reason)));
+    }
+
+    /// Ends the session at once: nothing more is sent, the socket is closed.
+    ///
+    /// Never waits, and overtakes a [`close`](Self::close) that is under way.
+    pub fn abort(&self) {
+        self.0.outbox.request(Request::Abort);
+    }
+
+    /// Whether messages can still be sent.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.0.outbox.is_closed()
+    }
+
+    /// What waits for the peer; after the end, what it did not get.
+    #[must_use]
+    pub fn buffered(&self) -> Buffered {
+        self.0.outbox.buffered()
+    }
+
+    /// The round trip of the last keep-alive ping, measured by the server from handing it to the
+    /// kernel to reading the pong. `None` before the first.
+    #[must_use]
+    pub fn rtt(&self) -> Option<Duration> {
+        self.0.counters.rtt()
+    }
+
+    /// When the session was opened.
+    #[must_use]
+    pub fn created(&self) -> Instant {
+        self.0.hub.clock.instant(self.0.created)
+    }
+
+    /// When the peer was last heard of, or last took bytes; some milliseconds coarse.
+    #[must_use]
+    pub fn last_activity(&self) -> Instant {
+        self.0.hub.clock.instant(self.0.counters.last_activity())
+    }
+
+    /// How much has gone in and out.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        let counters = &self.0.counters;
+        Traffic {
+            messages_in: counters.messages_in.get(),
+            messages_out: counters.messages_out.get(),
+            bytes_in: counters.bytes_in.get(),
+            bytes_out: counters.bytes_out.get(),
+        }
+    }
+
+    /// The other sessions of the same server, and this one.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions(Arc::clone(&self.0.hub))
+    }
+
+    /// The stop signal of the server.
+    #[must_use]
+    pub fn shutdown(&self) -> Shutdown {
+        self.0.hub.shutdown.clone()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", &self.id())
+            .field("peer", &self.peer_addr())
+            .field("open", &self.is_open())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session's numbers since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Whole messages received.
+    pub messages_in: u64,
+    /// Messages handed to the kernel whole.
+    pub messages_out: u64,
+    /// Bytes read from the transport after the handshake, headers and control frames included.
+    pub bytes_in: u64,
+    /// Bytes written to the transport after the handshake, headers and control frames included.
+    pub bytes_out: u64,
+}
+
+/// The open sessions of one server. Cheap to clone, usable from any thread.
+#[derive(Clone)]
+pub struct Sessions(Arc<Hub>);
+
+impl Sessions {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        Self(hub)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.count()
+    }
+
+    /// The one with this number, if it is still open.
+    #[must_use]
+    pub fn get(&self, id: SessionId) -> Option<Session> {
+        self.0.get(id).map(Session::new)
+    }
+
+    /// All that are open at the moment of the call. Costs one small allocation and a short lock
+    /// that opening and closing sessions wait for.
+    #[must_use]
+    pub fn all(&self) -> Vec<Session> {
+        self.0.members().into_iter().map(Session::new).collect()
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions").field("count", &self.count()).finish()
+    }
+}

@@ -1,0 +1,283 @@
+//! What an application is: a [`Handler`], or closures on the builder.
+
+use std::fmt;
+use std::future::Future;
+
+use super::{Closed, Session};
+use crate::error::BoxError;
+use crate::http::{Request, Response, Upgrade};
+use crate::message::{CloseCode, Message};
+
+/// What becomes of the session after a callback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flow {
+    /// It goes on.
+    Continue,
+    /// It is closed as [`Session::close`] would.
+    Close(CloseCode, String),
+}
+
+/// What a callback returns. An error is given to [`Handler::error`], and the session is closed
+/// with 1011.
+pub type Outcome = Result<Flow, BoxError>;
+
+/// What the closures of the builder may return: nothing, a [`Flow`], or a `Result` of either.
+pub trait IntoOutcome {
+    /// The same as an [`Outcome`].
+    ///
+    /// # Errors
+    ///
+    /// The error that the closure returned.
+    fn into_outcome(self) -> Outcome;
+}
+
+impl IntoOutcome for () {
+    fn into_outcome(self) -> Outcome {
+        Ok(Flow::Continue)
+    }
+}
+
+impl IntoOutcome for Flow {
+    fn into_outcome(self) -> Outcome {
+        Ok(self)
+    }
+}
+
+impl<T: IntoOutcome, E: Into<BoxError>> IntoOutcome for Result<T, E> {
+    fn into_outcome(self) -> Outcome {
+        self.map_err(Into::into)?.into_outcome()
+    }
+}
+
+/// An application: what it does when a client connects, speaks and leaves.
+///
+/// One value serves all sessions of all workers. The callbacks of one session never overlap and
+/// come in order: `accept`, `open` once, `message` any number of times, `close` once. Their futures
+/// run on the session's worker and need not be `Send`; they may await anything of the smol family.
+/// While one is pending the session still sends what is queued, answers pings and keeps its
+/// deadlines, and reads at most one message ahead. A callback that blocks the thread blocks its
+/// whole worker: use `smol::unblock`.
+///
+/// A callback that is still pending when its session has ended goes on for at most
+/// [`Timeouts::close`](crate::config::Timeouts::close) and is then dropped. A panic closes the
+/// session with 1011 and harms no other.
+#[allow(async_fn_in_trait, reason = "handlers run on one worker; their futures need not be Send")]
+pub trait Handler: Send + Sync + 'static {
+    /// Decides about a request before it is answered: upgrade it, or refuse it with any response.
+    ///
+    /// Called after the request was found to be a valid WebSocket handshake from an allowed
+    /// origin. It is part of the handshake's budget and is dropped when that is used up.
+    ///
+    /// # Errors
+    ///
+    /// The response by which the request is refused.
+    async fn accept(&self, request: &Request) -> Result<Upgrade, Response> {
+        let _ = request;
+        Ok(Upgrade::new())
+    }
+
+    /// A session has begun.
+    ///
+    /// # Errors
+    ///
+    /// Any; the session is then closed with 1011.
+    async fn open(&self, session: &Session) -> Outcome {
+        let _ = session;
+        Ok(Flow::Continue)
+    }
+
+    /// A whole message has arrived.
+    ///
+    /// # Errors
+    ///
+    /// Any; the session is then closed with 1011.
+    async fn message(&self, session: &Session, message: Message) -> Outcome;
+
+    /// The session has ended; it is in no list any more. Called exactly once for every `open`.
+    ///
+    /// It may take [`Timeouts::close`](crate::config::Timeouts::close) and is then dropped.
+    async fn close(&self, session: &Session, closed: &Closed) {
+        let _ = (session, closed);
+    }
+
+    /// One of the other callbacks failed; the session will be closed with 1011.
+    async fn error(&self, session: &Session, error: &HandlerError) {
+        let _ = (session, error);
+    }
+}
+
+/// How a callback failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// It returned an error.
+    Failed(BoxError),
+    /// It panicked, with this text.
+    Panicked(String),
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "handler failed: {error}"),
+            Self::Panicked(text) => write!(f, "handler panicked: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for HandlerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failed(error) => Some(&**error),
+            Self::Panicked(_) => None,
+        }
+    }
+}
+
+/// A [`Handler`] made of the builder's closures; the slots that were not filled hold [`Unset`].
+#[derive(Clone, Debug, Default)]
+pub struct Closures<A = Unset, O = Unset, M = Unset, C = Unset, E = Unset> {
+    pub(crate) accept: A,
+    pub(crate) open: O,
+    pub(crate) message: M,
+    pub(crate) close: C,
+    pub(crate) error: E,
+}
+
+/// A slot of [`Closures`] without a closure.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unset;
+
+/// A slot of [`Closures`] with its closure.
+#[derive(Clone, Copy, Debug)]
+pub struct Set<F>(pub(crate) F);
+
+mod slot {
+    //! What can stand in a slot. Sealed: the traits cannot be named outside.
+
+    use super::*;
+
+    pub trait Accept: Send + Sync + 'static {
+        fn call(&self, request: &Request) -> impl Future<Output = Result<Upgrade, Response>>;
+    }
+
+    pub trait Open: Send + Sync + 'static {
+        fn call(&self, session: &Session) -> impl Future<Output = Outcome>;
+    }
+
+    pub trait OnMessage: Send + Sync + 'static {
+        fn call(&self, session: &Session, message: Message) -> impl Future<Output = Outcome>;
+    }
+
+    pub trait Close: Send + Sync + 'static {
+        fn call(&self, session: &Session, closed: &Closed) -> impl Future<Output = ()>;
+    }
+
+    pub trait OnError: Send + Sync + 'static {
+        fn call(&self, session: &Session, error: &HandlerError) -> impl Future<Output = ()>;
+    }
+
+    impl Accept for Unset {
+        async fn call(&self, _: &Request) -> Result<Upgrade, Response> {
+            Ok(Upgrade::new())
+        }
+    }
+
+    impl Open for Unset {
+        async fn call(&self, _: &Session) -> Outcome {
+            Ok(Flow::Continue)
+        }
+    }
+
+    impl OnMessage for Unset {
+        /// Nobody listens, and the peer is told so.
+        async fn call(&self, _: &Session, _: Message) -> Outcome {
+            Ok(Flow::Close(CloseCode::POLICY, "this server takes no messages".into()))
+        }
+    }
+
+    impl Close for Unset {
+        async fn call(&self, _: &Session, _: &Closed) {}
+    }
+
+    impl OnError for Unset {
+        async fn call(&self, _: &Session, _: &HandlerError) {}
+    }
+
+    impl<F> Accept for Set<F>
+    where
+        F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
+    {
+        async fn call(&self, request: &Request) -> Result<Upgrade, Response> {
+            (self.0)(request).await
+        }
+    }
+
+    impl<F, R> Open for Set<F>
+    where
+        F: AsyncFn(&Session) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        async fn call(&self, session: &Session) -> Outcome {
+            (self.0)(session).await.into_outcome()
+        }
+    }
+
+    impl<F, R> OnMessage for Set<F>
+    where
+        F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        async fn call(&self, session: &Session, message: Message) -> Outcome {
+            (self.0)(session, message).await.into_outcome()
+        }
+    }
+
+    impl<F> Close for Set<F>
+    where
+        F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
+    {
+        async fn call(&self, session: &Session, closed: &Closed) {
+            (self.0)(session, closed).await;
+        }
+    }
+
+    impl<F> OnError for Set<F>
+    where
+        F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
+    {
+        async fn call(&self, session: &Session, error: &HandlerError) {
+            (self.0)(session, error).await;
+        }
+    }
+}
+
+impl<A, O, M, C, E> Handler for Closures<A, O, M, C, E>
+where
+    A: slot::Accept,
+    O: slot::Open,
+    M: slot::OnMessage,
+    C: slot::Close,
+    E: slot::OnError,
+{
+    async fn accept(&self, request: &Request) -> Result<Upgrade, Response> {
+        self.accept.call(request).await
+    }
+
+    async fn open(&self, session: &Session) -> Outcome {
+        self.open.call(session).await
+    }
+
+    async fn message(&self, session: &Session, message: Message) -> Outcome {
+        self.message.call(session, message).await
+    }
+
+    async fn close(&self, session: &Session, closed: &Closed) {
+        self.close.call(session, closed).await;
+    }
+
+    async fn error(&self, session: &Session, error: &HandlerError) {
+        self.error.call(session, error).await;
+    }
+}

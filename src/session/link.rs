@@ -1,0 +1,706 @@
+//! The machine between the transport and the callbacks: reads, writes, timers, the closing
+//! handshake. Everything a session does without its application is here, as one poll function.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use event_listener::EventListener;
+
+use super::batch::Batch;
+use super::closed::{Cause, Closed, Phase, Side, Timer};
+use super::handle::Session;
+use super::timers::{Expired, Timers};
+use crate::config::Config;
+use crate::executor::{Size, Time, Worker};
+use crate::hub::Member;
+use crate::message::{CloseCode, Message, Text};
+use crate::outbox::{Buffered, Request};
+use crate::shutdown;
+use crate::transport::Transport;
+use crate::ws::{Bounds, CloseFrame, Codec, Event, Opcode, Violation, close_payload};
+
+/// Messages handled before the session lets the others of its worker have their turn. A batch of
+/// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
+/// may wait for a flooding neighbour; twice as many was no faster.
+const MESSAGES_PER_TURN: u32 = 256;
+
+/// Reads before the session lets the others have their turn, whatever they bring: large messages,
+/// pings, or data that a closing session throws away.
+const READS_PER_TURN: u32 = 16;
+
+/// What a callback has in any case, even when the server waits for nothing else any more: the
+/// time to write a line into a file.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// One session's connection. Owned by its driver, polled by one task.
+pub(crate) struct Link {
+    /// Given back to the system as soon as the session has ended.
+    transport: Option<Box<dyn Transport>>,
+    worker: Rc<Worker>,
+    session: Session,
+    codec: Codec,
+    /// What has been read and not yet been parsed, from `at` on. Empty and without memory while
+    /// the session waits, unless a handler is behind.
+    input: Vec<u8>,
+    at: usize,
+    batch: Batch,
+    /// What the kernel has taken and the outbox does not know yet.
+    written: Buffered,
+    /// The answer to the latest ping; an earlier one that has not left is not worth sending
+    /// (RFC 6455 section 5.5.3).
+    pong: Option<Bytes>,
+    /// The one message that may be read ahead while the handler works.
+    held: Option<Box<Message>>,
+    ending: Option<Box<Ending>>,
+    timers: Timers,
+    stop: EventListener,
+    stop_seen: shutdown::Phase,
+    listening: bool,
+    stage: Stage,
+    read_size: Size,
+    ping_due: bool,
+    cut: bool,
+    messages_left: u32,
+    reads_left: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// A close frame is to be sent when everything before it has left.
+    Closing,
+    /// It is in the batch.
+    ClosingBatch,
+    /// It has been sent.
+    CloseSent,
+    /// The writing side is shut down; input is thrown away until the peer closes too, because
+    /// closing a socket with unread input would destroy the close frame on its way.
+    Lingering,
+    Done,
+}
+
+/// How the session ends: decided once.
+struct Ending {
+    by: Side,
+    cause: Cause,
+    code: Option<CloseCode>,
+    reason: Text,
+    /// What our close frame says.
+    farewell: Option<CloseFrame>,
+    then: Then,
+    /// The peer's close frame has been received.
+    peer_closed: bool,
+    timer: Option<Timer>,
+    clean: bool,
+    /// Known when the session has ended.
+    phase: Option<Phase>,
+    at: Time,
+    undelivered: Buffered,
+}
+
+/// What follows when our close frame has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// The peer's close frame.
+    AwaitPeer,
+    /// Nothing.
+    Finish,
+    /// The end, also if the frame could not be sent at once.
+    FinishAnyway,
+    /// The end of the peer's stream.
+    Linger,
+}
+
+impl Link {
+    /// A link over a transport on which the 101 has been sent; `input` is what came after the
+    /// request.
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        transport: Box<dyn Transport>,
+        input: Vec<u8>,
+        member: &Arc<Member>,
+        stop: EventListener,
+    ) -> Self {
+        let hub = &member.hub;
+        Self {
+            transport: Some(transport),
+            worker: Rc::clone(worker),
+            session: Session::new(Arc::clone(member)),
+            codec: Codec::default(),
+            input,
+            at: 0,
+            batch: Batch::default(),
+            written: Buffered::default(),
+            pong: None,
+            held: None,
+            ending: None,
+            timers: Timers::new(worker, &hub.config.timeouts),
+            stop,
+            stop_seen: shutdown::Phase::Running,
+            listening: false,
+            stage: Stage::Open,
+            read_size: Size::default(),
+            ping_due: false,
+            cut: false,
+            messages_left: MESSAGES_PER_TURN,
+            reads_left: READS_PER_TURN,
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    fn config(&self) -> &Config {
+        &self.session.member().hub.config
+    }
+
+    /// The next message; `None` when the session has ended.
+    ///
+    /// Cancel safe: what has been read stays in the link.
+    #[inline]
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.poll(cx, true)
+    }
+
+    /// Does everything but deliver messages, while a callback is pending; ready when the session
+    /// has ended.
+    pub(super) fn poll_background(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, false).map(drop)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
+        self.heed_stop(cx);
+        if self.timers.is_due(self.worker.now()) {
+            self.heed_timers();
+        }
+        loop {
+            if self.stage == Stage::Done {
+                return Poll::Ready(None);
+            }
+            if self.messages_left == 0 || self.reads_left == 0 {
+                return self.take_turns(cx);
+            }
+            if deliver {
+                if let Some(message) = self.held.take() {
+                    return self.deliver(*message);
+                }
+            }
+            if let Some(message) = self.parse(deliver) {
+                return self.deliver(message);
+            }
+            if self.held.is_none() && self.fill(cx) {
+                continue;
+            }
+            // Everything that has arrived has been handled: what the callbacks have queued
+            // meanwhile leaves in one call.
+            self.flush(cx);
+            if self.stage != Stage::Done && self.park(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, message: Message) -> Poll<Option<Message>> {
+        self.messages_left -= 1;
+        Poll::Ready(Some(message))
+    }
+
+    /// Sends what there is, and comes back when the others have had their turn.
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        self.flush(cx);
+        self.messages_left = MESSAGES_PER_TURN;
+        self.reads_left = READS_PER_TURN;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Parses until there is a message or no input.
+    #[inline]
+    fn parse(&mut self, deliver: bool) -> Option<Message> {
+        while self.at < self.input.len() && self.held.is_none() {
+            if matches!(self.stage, Stage::Lingering | Stage::Done) {
+                self.at = self.input.len();
+                return None;
+            }
+            let limits = &self.session.member().hub.config.limits;
+            let bounds =
+                Bounds { message_bytes: limits.message_bytes, fragments: limits.fragments };
+            let mut rest = &mut self.input[self.at..];
+            let before = rest.len();
+            let event = self.codec.next(&mut rest, &bounds);
+            self.at += before - rest.len();
+            match event {
+                Ok(None) => {}
+                Ok(Some(Event::Message(message))) => {
+                    if self.stage != Stage::Open {
+                        continue;
+                    }
+                    self.session.member().counters.messages_in.add(1);
+                    self.timers.message(self.worker.now());
+                    if deliver {
+                        return Some(message);
+                    }
+                    self.held = Some(Box::new(message));
+                }
+                Ok(Some(Event::Ping(payload))) => self.pong = Some(payload),
+                Ok(Some(Event::Pong(payload))) => {
+                    if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
+                        self.session.member().counters.measured(rtt);
+                    }
+                }
+                Ok(Some(Event::Close(close))) => self.peer_closes(close),
+                Err(violation) => self.violation(violation),
+            }
+        }
+        None
+    }
+
+    /// Reads once. Returns whether that changed anything.
+    fn fill(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
+        if transport.poll_readable(cx).is_pending() {
+            return false;
+        }
+        debug_assert_eq!(self.at, self.input.len());
+        self.at = 0;
+        self.input.clear();
+        if self.input.capacity() != self.read_size.bytes() {
+            let pool = self.worker.pool();
+            pool.give(std::mem::replace(&mut self.input, pool.take(self.read_size)));
+        }
+        self.reads_left -= 1;
+        match transport.poll_read(cx, &mut self.input) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0)) => {
+                self.end_now(Side::Peer, Cause::PeerVanished, None);
+                true
+            }
+            Poll::Ready(Ok(received)) => {
+                let now = self.worker.now();
+                self.read_size = self.read_size.after(received);
+                self.timers.heard(now);
+                let counters = &self.session.member().counters;
+                counters.bytes_in.add(received);
+                counters.touch(now);
+                true
+            }
+            Poll::Ready(Err(error)) => {
+                self.failed(&error);
+                true
+            }
+        }
+    }
+
+    /// Sends what is queued, as far as the peer takes it.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let mut last = false;
+            if self.batch.is_empty() {
+                last = self.refill();
+                if self.stage == Stage::Done {
+                    return;
+                }
+            }
+            let Some(transport) = &mut self.transport else {
+                return;
+            };
+            let mut written = 0;
+            let polled = self.batch.poll_write(cx, &mut **transport, &mut written);
+            if written > 0 {
+                let counters = &self.session.member().counters;
+                counters.bytes_out.add(written);
+                counters.touch(self.worker.now());
+            }
+            match polled {
+                Poll::Ready(Ok(())) => {
+                    self.timers.flowing();
+                    self.sent(cx);
+                    if last || !matches!(self.stage, Stage::Open | Stage::Closing) {
+                        return;
+                    }
+                }
+                Poll::Ready(Err(error)) => return self.failed(&error),
+                Poll::Pending => {
+                    self.batch.shrink(&self.worker);
+                    self.timers.stalled(self.worker.now(), written > 0);
+                    if self.ending.as_ref().is_some_and(|e| e.then == Then::FinishAnyway) {
+                        self.finish();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Fills the empty batch: the control lane first, then messages, then the close frame.
+    /// Returns whether that was all there is.
+    fn refill(&mut self) -> bool {
+        if !matches!(self.stage, Stage::Open | Stage::Closing) {
+            return true;
+        }
+        self.batch.begin(&self.worker);
+        if let Some(payload) = self.pong.take() {
+            self.batch.push_control(Opcode::Pong, &payload);
+        }
+        if std::mem::take(&mut self.ping_due) {
+            let payload = self.timers.ping(self.worker.clock().precise());
+            self.batch.push_control(Opcode::Ping, &payload);
+        }
+        let written = std::mem::take(&mut self.written);
+        let refilled = self.session.member().outbox.refill(written, &mut self.batch);
+        if let Some(payload) = refilled.ping {
+            self.batch.push_control(Opcode::Ping, &payload);
+        }
+        match refilled.request.map(|request| *request) {
+            None => {}
+            Some(Request::Abort) => {
+                self.end_now(Side::Server, Cause::Aborted, None);
+                return true;
+            }
+            Some(Request::Close(close)) => {
+                self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+            }
+        }
+        if refilled.empty && self.stage == Stage::Closing {
+            let farewell = self.ending.as_mut().and_then(|ending| ending.farewell.take());
+            let payload = farewell.as_ref().map(close_payload).unwrap_or_default();
+            self.batch.push_control(Opcode::Close, &payload);
+            self.stage = Stage::ClosingBatch;
+        }
+        refilled.empty
+    }
+
+    /// The kernel has the whole batch.
+    fn sent(&mut self, cx: &mut Context<'_>) {
+        let carried = self.batch.finish(&self.worker);
+        self.written.messages += carried.messages;
+        self.written.bytes += carried.bytes;
+        self.session.member().counters.messages_out.add(carried.messages);
+        self.timers.flushed(&self.worker);
+        if self.stage != Stage::ClosingBatch {
+            return;
+        }
+        self.stage = Stage::CloseSent;
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        if ending.peer_closed {
+            ending.clean = true;
+        }
+        match ending.then {
+            Then::AwaitPeer if !ending.peer_closed => {}
+            Then::FinishAnyway => self.finish(),
+            Then::AwaitPeer | Then::Finish => {
+                // With input left unread, closing would reset the connection.
+                let unread = match &mut self.transport {
+                    Some(transport) => transport.poll_readable(cx).is_ready(),
+                    None => false,
+                };
+                if unread { self.linger() } else { self.finish() }
+            }
+            Then::Linger => self.linger(),
+        }
+    }
+
+    fn linger(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.close_write();
+        }
+        self.stage = Stage::Lingering;
+    }
+
+    /// Goes to sleep; false if there is something to do after all.
+    fn park(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.at == self.input.len() {
+            self.at = 0;
+            self.worker.pool().give(std::mem::take(&mut self.input));
+        } else if self.input.len() - self.at < self.input.capacity() / 2 {
+            // A handler is behind: keep what is left, but not the worker's buffer.
+            let rest = self.input[self.at..].to_vec();
+            self.at = 0;
+            self.worker.pool().give(std::mem::replace(&mut self.input, rest));
+        }
+        let stalled = !self.batch.is_empty();
+        let written = std::mem::take(&mut self.written);
+        let outbox = &self.session.member().outbox;
+        let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
+        if !outbox.park(written, cx.waker(), stalled || closing) {
+            return self.heed_request();
+        }
+        self.batch.forget();
+        self.messages_left = MESSAGES_PER_TURN;
+        self.reads_left = READS_PER_TURN;
+        let hub = &self.session.member().hub;
+        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline(), cx.waker());
+        true
+    }
+
+    /// A request has come while nothing can be written: a close must wait its turn, an abort must
+    /// not. Returns whether the session can go to sleep.
+    fn heed_request(&mut self) -> bool {
+        if self.batch.is_empty() && matches!(self.stage, Stage::Open | Stage::Closing) {
+            return false;
+        }
+        match self.session.member().outbox.take_request().map(|request| *request) {
+            None => {}
+            Some(Request::Abort) => {
+                self.end_now(Side::Server, Cause::Aborted, None);
+            }
+            Some(Request::Close(close)) => {
+                self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+            }
+        }
+        false
+    }
+
+    /// The server's stop is raced with everything else here, and never with a callback.
+    #[inline]
+    fn heed_stop(&mut self, cx: &mut Context<'_>) {
+        let phase = self.session.member().hub.shutdown.phase();
+        if self.listening && phase == self.stop_seen {
+            return;
+        }
+        self.heed_stop_slowly(cx);
+    }
+
+    fn heed_stop_slowly(&mut self, cx: &mut Context<'_>) {
+        // Registered before the phase is read: a change is seen here or wakes us.
+        while Pin::new(&mut self.stop).poll(cx).is_ready() {
+            self.stop = self.session.member().hub.shutdown.listen();
+        }
+        self.listening = true;
+        let phase = self.session.member().hub.shutdown.phase();
+        self.stop_seen = phase;
+        if phase >= shutdown::Phase::Draining {
+            self.timers.moved();
+            let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
+            self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
+        }
+        if phase == shutdown::Phase::Cutting {
+            self.cut();
+        }
+    }
+
+    fn heed_timers(&mut self) {
+        let now = self.worker.now();
+        let hub = Arc::clone(&self.session.member().hub);
+        if self.held.is_some() {
+            self.timers.not_listening(now);
+        }
+        if now >= hub.shutdown.deadline() {
+            return self.cut();
+        }
+        let timer = match self.timers.expired(now, &hub.config.timeouts) {
+            None => return,
+            Some(Expired::SendPing) => {
+                self.ping_due = true;
+                return;
+            }
+            Some(Expired::Timer(timer)) => timer,
+        };
+        let going_away = |reason| Some(CloseFrame::new(CloseCode::GOING_AWAY, reason));
+        match timer {
+            Timer::Pong => {
+                let close = going_away("no answer to ping");
+                self.end(Side::Server, Cause::PongTimeout, close, Then::FinishAnyway);
+                // What is queued would only be in the way of the last word.
+                self.drop_queue();
+            }
+            Timer::Idle => {
+                self.end(Side::Server, Cause::IdleTimeout, going_away("idle"), Then::AwaitPeer);
+            }
+            Timer::Lifetime => {
+                let close = going_away("lifetime reached");
+                self.end(Side::Server, Cause::LifetimeReached, close, Then::AwaitPeer);
+            }
+            Timer::WriteStall => {
+                return self.end_now(Side::Server, Cause::WriteStalled, Some(timer));
+            }
+            // The cause is already known.
+            Timer::Close | Timer::Stop => {
+                return self.end_now(Side::Server, Cause::Requested, Some(timer));
+            }
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.timer.get_or_insert(timer);
+        }
+    }
+
+    /// Begins the end, for the first reason only.
+    fn end(&mut self, by: Side, cause: Cause, farewell: Option<CloseFrame>, then: Then) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.ending = Some(Box::new(Ending {
+            by,
+            cause,
+            code: farewell.as_ref().map(|close| close.code),
+            reason: farewell.as_ref().map(|close| close.reason.clone()).unwrap_or_default(),
+            farewell,
+            then,
+            peer_closed: false,
+            timer: None,
+            clean: false,
+            phase: None,
+            at: Time::NEVER,
+            undelivered: Buffered::default(),
+        }));
+        self.stage = Stage::Closing;
+        self.timers.closing(self.worker.now());
+        self.session.member().outbox.close();
+    }
+
+    /// A callback failed.
+    pub(super) fn handler_failed(&mut self, cause: Cause) {
+        let close = CloseFrame::new(CloseCode::INTERNAL, "internal error");
+        self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
+    }
+
+    fn peer_closes(&mut self, close: Option<CloseFrame>) {
+        // RFC 6455 section 5.5.1: the answer echoes the status code.
+        let echo = close.as_ref().map(|close| CloseFrame::new(close.code, ""));
+        self.end(Side::Peer, Cause::PeerClosed, echo, Then::Finish);
+        let sent = self.stage == Stage::CloseSent;
+        if let Some(ending) = &mut self.ending {
+            ending.peer_closed = true;
+            ending.clean |= sent;
+            if ending.cause == Cause::PeerClosed {
+                ending.reason = close.map(|close| close.reason).unwrap_or_default();
+            }
+        }
+        if sent {
+            self.finish();
+        } else {
+            // It has said that it will not listen: only what is half-way out must be completed.
+            self.drop_queue();
+        }
+    }
+
+    fn violation(&mut self, violation: Violation) {
+        // Nothing that follows can be understood.
+        self.at = self.input.len();
+        if self.ending.is_some() {
+            // It was to be closed anyway; there will be no better answer than our close frame.
+            if let Some(ending) = &mut self.ending {
+                ending.then = Then::Linger;
+            }
+            if self.stage == Stage::CloseSent {
+                self.linger();
+            }
+            return;
+        }
+        let close = CloseFrame::new(violation.code, violation.reason);
+        self.end(Side::Peer, Cause::Violation, Some(close), Then::Linger);
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        let cause = match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Cause::PeerVanished,
+            kind => Cause::Io(kind),
+        };
+        self.end_now(Side::Peer, cause, None);
+    }
+
+    /// The server does not wait any longer.
+    pub(super) fn cut(&mut self) {
+        if self.stage != Stage::Done {
+            self.end_now(Side::Server, Cause::Cut, Some(Timer::Stop));
+            self.cut = true;
+        }
+    }
+
+    fn drop_queue(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        self.session.member().outbox.clear(written);
+    }
+
+    /// Ends the session without a close frame.
+    fn end_now(&mut self, by: Side, cause: Cause, timer: Option<Timer>) {
+        let open = self.stage == Stage::Open;
+        self.end(by, cause, None, Then::Finish);
+        if let Some(ending) = &mut self.ending {
+            ending.timer = ending.timer.or(timer);
+            if open {
+                ending.phase = Some(Phase::Open);
+            }
+        }
+        self.finish();
+    }
+
+    /// The session has ended: the socket is closed now, whoever still holds a handle.
+    fn finish(&mut self) {
+        if self.stage == Stage::Done {
+            return;
+        }
+        self.stage = Stage::Done;
+        self.transport = None;
+        self.held = None;
+        let pool = self.worker.pool();
+        pool.give(std::mem::take(&mut self.input));
+        self.at = 0;
+        self.batch = Batch::default();
+        let written = std::mem::take(&mut self.written);
+        let undelivered = self.session.member().outbox.clear(written);
+        let now = self.worker.now();
+        if let Some(ending) = &mut self.ending {
+            ending.phase.get_or_insert(Phase::Closing);
+            ending.at = now;
+            ending.undelivered = undelivered;
+        }
+    }
+
+    /// The record. The link must have ended.
+    pub(super) fn closed(&self) -> Closed {
+        let created = self.session.member().created;
+        let ending = self.ending.as_deref();
+        Closed {
+            by: ending.map_or(Side::Server, |ending| ending.by),
+            cause: ending.map_or(Cause::Cut, |ending| ending.cause),
+            phase: ending.and_then(|ending| ending.phase).unwrap_or(Phase::Open),
+            code: ending.and_then(|ending| ending.code),
+            reason: ending.map(|ending| ending.reason.clone()).unwrap_or_default(),
+            clean: ending.is_some_and(|ending| ending.clean),
+            timer: ending.and_then(|ending| ending.timer),
+            undelivered: ending.map(|ending| ending.undelivered).unwrap_or_default(),
+            lived: ending.map(|ending| ending.at.since(created)).unwrap_or_default(),
+        }
+    }
+
+    /// Until when a callback that began at `started` may go on after the session's end.
+    pub(super) fn grace_ends(&self, started: Time) -> Time {
+        let shutdown = &self.session.member().hub.shutdown;
+        let limit = match shutdown.phase() {
+            shutdown::Phase::Cutting => Time::default(),
+            _ => shutdown.deadline(),
+        };
+        let ended = self.ending.as_ref().map_or(Time::NEVER, |ending| ending.at);
+        let patience = self.config().timeouts.close;
+        (ended.max(started) + patience).min(limit).max(started + LAST_WORD.min(patience))
+    }
+
+    /// Wakes the task at `deadline`, when the session's own timers are over.
+    pub(super) fn wake_at(&mut self, deadline: Time, waker: &Waker) {
+        self.timers.wake_at(deadline, waker);
+    }
+
+    /// Whether the stop deadline ended the session.
+    pub(super) fn was_cut(&self) -> bool {
+        self.cut
+    }
+}
