@@ -1,0 +1,40 @@
+//! Sends every message back.
+//!
+//! ```sh
+//! cargo run --release --example echo                  # listens on 127.0.0.1:9001
+//! cargo run --release --example echo -- 127.0.0.1:0 --workers 1 --max-message 16777216
+//! RUST_LOG=coracle=debug cargo run --release --example echo -- --log-file echo.log
+//! ```
+//!
+//! Then, in another terminal, any client: `python3 -m websockets ws://127.0.0.1:9001/`,
+//! `npx wscat -c ws://127.0.0.1:9001/`, or the console of a browser that is allowed to connect.
+//! It prints `listening on ws://127.0.0.1:9001/` when it is ready; Ctrl-C ends it gracefully.
+
+use coracle::{BoxError, OriginPolicy, Server};
+
+mod common;
+
+const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--workers N] [--log-file PATH]";
+
+fn main() -> Result<(), BoxError> {
+    let mut args = common::Args::parse(USAGE, &["--max-message", "--workers", "--log-file"])?;
+    common::log_to(args.value("--log-file"))?;
+    let max_message = args.number("--max-message")?;
+    let workers = args.number("--workers")?;
+
+    let mut builder = Server::builder()
+        .bind(args.address())
+        // An echo gives away nothing, so any page may talk to it.
+        .origins(OriginPolicy::Any)
+        .on_message(async |session, message| session.send(message).await);
+    if let Some(bytes) = max_message {
+        builder = builder.configure(|config| config.limits.message_bytes = bytes);
+    }
+    if let Some(workers) = workers {
+        builder = builder.workers(workers);
+    }
+    let server = builder.start()?;
+    common::ready(&server);
+    server.run()?;
+    Ok(())
+}

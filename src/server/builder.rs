@@ -1,0 +1,279 @@
+//! How a server is put together.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZero;
+use std::time::Duration;
+
+use super::crew::Crew;
+use super::handle::{Report, ServerHandle};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::executor::Clock;
+use crate::http::{OriginPolicy, Request, Response, Upgrade};
+use crate::hub::Hub;
+use crate::message::Message;
+use crate::session::{Closed, Closures, Handler, HandlerError, IntoOutcome, Session, Set};
+use crate::transport::Listener;
+
+/// The entry to this crate: [`Server::builder`].
+#[derive(Debug)]
+pub struct Server(());
+
+impl Server {
+    /// A server with the default [`Config`], no address and no callbacks.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder { config: Config::default(), listeners: Vec::new(), handler: Closures::default() }
+    }
+}
+
+/// Puts a server together; [`start`](Builder::start) or [`run`](Builder::run) sets it going.
+///
+/// The application is either one [`Handler`] or closures, one for each callback that matters.
+#[must_use = "a builder does nothing until `start` or `run`"]
+pub struct Builder<H = Closures> {
+    config: Config,
+    listeners: Vec<Source>,
+    handler: H,
+}
+
+enum Source {
+    /// What was asked for, and what that means.
+    Address(String, std::io::Result<Vec<SocketAddr>>),
+    Listener(TcpListener),
+}
+
+impl<H> Builder<H> {
+    /// Listens on this address; may be called several times. Port 0 takes any free port, and
+    /// [`ServerHandle::local_addr`] tells which.
+    ///
+    /// A name is resolved here and now, which may block, and the first of its addresses that can be
+    /// listened on is used.
+    pub fn bind(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        let addresses = address.to_socket_addrs().map(Iterator::collect);
+        let name = format!("{address:?}").trim_matches('"').to_owned();
+        self.listeners.push(Source::Address(name, addresses));
+        self
+    }
+
+    /// Serves a TCP socket that already listens, for example one that was inherited. Its options
+    /// are left as they are; `TCP_NODELAY` should be set on it.
+    pub fn listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push(Source::Listener(listener));
+        self
+    }
+
+    /// Replaces the whole configuration.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Changes the configuration: `.configure(|config| config.limits.message_bytes = 1 << 20)`.
+    pub fn configure(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
+    /// Worker threads; without this call one for each core.
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.config.workers = Some(workers);
+        self
+    }
+
+    /// Which browser origins may connect; without this call only the server's own.
+    pub fn origins(mut self, origins: OriginPolicy) -> Self {
+        self.config.origins = origins;
+        self
+    }
+
+    /// Replaces all callbacks by one value.
+    pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
+        Builder { config: self.config, listeners: self.listeners, handler }
+    }
+}
+
+impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
+    /// Decides about each request before it is answered; see [`Handler::accept`].
+    pub fn on_accept<F>(self, accept: F) -> Builder<Closures<Set<F>, O, M, C, E>>
+    where
+        F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
+    {
+        let Closures { open, message, close, error, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept: Set(accept), open, message, close, error },
+        }
+    }
+
+    /// A session has begun; see [`Handler::open`].
+    pub fn on_open<F, R>(self, open: F) -> Builder<Closures<A, Set<F>, M, C, E>>
+    where
+        F: AsyncFn(&Session) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        let Closures { accept, message, close, error, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept, open: Set(open), message, close, error },
+        }
+    }
+
+    /// A whole message has arrived; see [`Handler::message`]. Without this call a message closes
+    /// its session with 1008.
+    pub fn on_message<F, R>(self, message: F) -> Builder<Closures<A, O, Set<F>, C, E>>
+    where
+        F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        let Closures { accept, open, close, error, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept, open, message: Set(message), close, error },
+        }
+    }
+
+    /// A session has ended; see [`Handler::close`].
+    pub fn on_close<F>(self, close: F) -> Builder<Closures<A, O, M, Set<F>, E>>
+    where
+        F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
+    {
+        let Closures { accept, open, message, error, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept, open, message, close: Set(close), error },
+        }
+    }
+
+    /// A callback has failed; see [`Handler::error`].
+    pub fn on_error<F>(self, error: F) -> Builder<Closures<A, O, M, C, Set<F>>>
+    where
+        F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
+    {
+        let Closures { accept, open, message, close, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept, open, message, close, error: Set(error) },
+        }
+    }
+}
+
+impl<H: Handler> Builder<H> {
+    /// Listens, starts the workers, and returns at once. The server runs until it is told to stop
+    /// or the last clone of the handle is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] names the setting that cannot be, [`Error::Bind`] the address that cannot
+    /// be listened on, [`Error::System`] what else the system refused. Nothing is left running.
+    pub fn start(self) -> Result<ServerHandle> {
+        let workers = check(&self.config)?;
+        let config = &self.config;
+        let liveness = config.timeouts.ping.unwrap_or_default() + config.timeouts.pong;
+        let mut listeners = Vec::new();
+        for source in self.listeners {
+            listeners.push(listen(source, config.backlog, liveness)?);
+        }
+        let addresses =
+            listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>().map_err(
+                |source| Error::System { what: "cannot read a listener's address", source },
+            )?;
+        let hub = Hub::new(self.config, Clock::kernel());
+        let crew = Crew::start(hub, self.handler, listeners, workers)?;
+        for address in &addresses {
+            log::info!("listening on {address} with {workers} workers");
+        }
+        Ok(ServerHandle::new(crew, addresses))
+    }
+
+    /// [`start`](Self::start), then [`ServerHandle::run`]: serves until SIGINT or SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// As of `start` and `run`; a server without an address is an error here.
+    pub fn run(self) -> Result<Report> {
+        if self.listeners.is_empty() {
+            return Err(Error::Config("no address to listen on: call `bind`".into()));
+        }
+        self.start()?.run()
+    }
+}
+
+impl<H: fmt::Debug> fmt::Debug for Builder<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("config", &self.config)
+            .field("handler", &self.handler)
+            .finish_non_exhaustive()
+    }
+}
+
+fn listen(source: Source, backlog: u32, liveness: Duration) -> Result<TcpListener> {
+    let (name, addresses) = match source {
+        Source::Listener(listener) => {
+            let what = "cannot make a listener non-blocking";
+            listener.set_nonblocking(true).map_err(|source| Error::System { what, source })?;
+            return Ok(listener);
+        }
+        Source::Address(name, addresses) => (name, addresses),
+    };
+    let addresses = addresses.map_err(|source| Error::Bind { address: name.clone(), source })?;
+    let mut failed = None;
+    for address in addresses {
+        match Listener::bind(address, backlog, liveness) {
+            Ok(listener) => return Ok(listener),
+            Err(source) => failed = Some(Error::bind(address, source)),
+        }
+    }
+    Err(failed.unwrap_or_else(|| Error::Config(format!("{name:?} has no address"))))
+}
+
+/// Refuses what cannot be; returns the number of workers.
+fn check(config: &Config) -> Result<usize> {
+    let timeouts = &config.timeouts;
+    let durations = [
+        ("timeouts.handshake", Some(timeouts.handshake)),
+        ("timeouts.ping", timeouts.ping),
+        ("timeouts.pong", Some(timeouts.pong)),
+        ("timeouts.idle", timeouts.idle),
+        ("timeouts.write_stall", Some(timeouts.write_stall)),
+        ("timeouts.close", Some(timeouts.close)),
+        ("timeouts.lifetime", timeouts.lifetime),
+    ];
+    for (name, duration) in durations {
+        if duration == Some(Duration::ZERO) {
+            return Err(Error::Config(format!("{name} is zero: it must be longer than nothing")));
+        }
+    }
+    let limits = &config.limits;
+    let numbers = [
+        ("limits.fragments", limits.fragments as usize),
+        ("limits.head_bytes", limits.head_bytes),
+        ("limits.outbox_messages", limits.outbox_messages),
+        ("limits.sessions", limits.sessions.unwrap_or(1)),
+        ("limits.sessions_per_address", limits.sessions_per_address.unwrap_or(1)),
+        ("limits.handshakes", limits.handshakes.unwrap_or(1)),
+    ];
+    for (name, number) in numbers {
+        if number == 0 {
+            return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
+        }
+    }
+    if let Some(entry) = config.origins.invalid_entry() {
+        return Err(Error::Config(format!(
+            "origins: {entry:?} is no origin: write it like \"https://example.com\" or \
+             \"https://*.example.com:8443\""
+        )));
+    }
+    match config.workers {
+        Some(0) => Err(Error::Config("workers is 0: it must be at least 1".into())),
+        Some(workers) => Ok(workers),
+        None => Ok(std::thread::available_parallelism().map_or(1, NonZero::get)),
+    }
+}

@@ -1,0 +1,365 @@
+//! The workers of one server: their threads, how connections reach them, and how they end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::task::Waker;
+use std::thread;
+use std::time::Duration;
+
+use event_listener::Event;
+use futures_lite::future;
+use smol::channel::{Receiver, Sender};
+
+use super::accept;
+use super::limits::{self, Limits};
+use crate::error::{Error, Result};
+use crate::executor::{Clock, Worker};
+use crate::http::front::Door;
+use crate::hub::Hub;
+use crate::session::{Handler, LAST_WORD, Link, drive};
+use crate::transport::{Memory, Tcp, Transport};
+
+/// After the stop's deadline, what the sessions get for their last callbacks; then every task that
+/// is left is dropped.
+const BACKSTOP: Duration = LAST_WORD.saturating_mul(2);
+
+/// Connections on their way to one worker. More than a listener hands out in a turn, so that it
+/// rarely finds the way blocked; then it keeps the connection itself.
+const INTAKE: usize = 256;
+
+/// How the server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Sessions that ended by themselves or by the closing handshake after the stop was requested.
+    pub drained: usize,
+    /// Sessions that were cut: by the stop's deadline, or by a second request.
+    pub cut: usize,
+    /// Callbacks that panicked, since the start.
+    pub panics: usize,
+    /// From the request to stop to the end of the last worker.
+    pub took: Duration,
+}
+
+/// What all workers of a server, and its handle, share.
+pub(super) struct Crew {
+    pub(super) hub: Arc<Hub>,
+    pub(super) limits: Arc<Limits>,
+    posts: Vec<Post>,
+    running: AtomicUsize,
+    report: OnceLock<Report>,
+    finished: Event,
+}
+
+/// How to reach one worker.
+struct Post {
+    intake: Sender<Incoming>,
+    /// Connections that live there or are on their way.
+    load: AtomicUsize,
+}
+
+/// A new connection.
+pub(super) struct Incoming {
+    pub(super) link: IncomingLink,
+    pub(super) place: limits::Connection,
+}
+
+pub(super) enum IncomingLink {
+    Tcp(OwnedFd, Option<SocketAddr>),
+    Memory(Memory),
+}
+
+impl Crew {
+    /// Starts the workers and waits until all of them run.
+    pub(super) fn start<H: Handler>(
+        hub: Arc<Hub>,
+        handler: H,
+        listeners: Vec<TcpListener>,
+        workers: usize,
+    ) -> Result<Arc<Self>> {
+        let clock = hub.clock.clone();
+        let limits = Limits::new(&hub.config.limits);
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| smol::channel::bounded(INTAKE)).unzip();
+        let posts =
+            senders.into_iter().map(|intake| Post { intake, load: AtomicUsize::new(0) }).collect();
+        let crew = Arc::new(Self {
+            hub,
+            limits,
+            posts,
+            running: AtomicUsize::new(workers),
+            report: OnceLock::new(),
+            finished: Event::new(),
+        });
+        // Listeners are dealt out like cards.
+        let mut hands: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        for (i, listener) in listeners.into_iter().enumerate() {
+            hands[i % workers].push(listener);
+        }
+        let handler = Arc::new(handler);
+        let (ready, started) = mpsc::channel();
+        for (index, (hand, intake)) in hands.into_iter().zip(receivers).enumerate() {
+            let duty = Duty {
+                crew: Arc::clone(&crew),
+                handler: Arc::clone(&handler),
+                clock: clock.clone(),
+                index,
+            };
+            let ready = ready.clone();
+            let spawned = thread::Builder::new()
+                .name(format!("coracle-{index}"))
+                .spawn(move || duty.work(hand, intake, &ready));
+            if let Err(source) = spawned {
+                crew.abandon(workers - index);
+                return Err(Error::System { what: "cannot start a worker's thread", source });
+            }
+        }
+        drop(ready);
+        for outcome in started.iter().take(workers) {
+            if let Err(source) = outcome {
+                crew.hub.shutdown.cut();
+                return Err(Error::System { what: "cannot start a worker", source });
+            }
+        }
+        Ok(crew)
+    }
+
+    /// Workers that never came to run do not end either.
+    fn abandon(&self, workers: usize) {
+        self.hub.shutdown.cut();
+        for _ in 0..workers {
+            self.leave();
+        }
+    }
+
+    /// A worker has ended; the last one writes the report.
+    fn leave(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let endings = &self.hub.endings;
+        let report = Report {
+            drained: endings.drained.load(Ordering::Acquire),
+            cut: endings.cut.load(Ordering::Acquire),
+            panics: endings.panics.load(Ordering::Acquire),
+            took: self.hub.shutdown.elapsed(),
+        };
+        log::info!(
+            "stopped in {:.1?}: {} sessions drained, {} cut",
+            report.took,
+            report.drained,
+            report.cut
+        );
+        // Nobody else sets it.
+        let _ = self.report.set(report);
+        self.finished.notify(usize::MAX);
+    }
+
+    /// Waits for the last worker.
+    pub(super) async fn wait(&self) -> Report {
+        loop {
+            if let Some(report) = self.report.get() {
+                return *report;
+            }
+            let finished = self.finished.listen();
+            if self.report.get().is_none() {
+                finished.await;
+            }
+        }
+    }
+
+    /// The worker with the fewest connections, counting the new one from now on.
+    fn assign(&self) -> usize {
+        let load = |post: &Post| post.load.load(Ordering::Relaxed);
+        let (index, post) = self
+            .posts
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, post)| load(post))
+            .expect("a server has workers");
+        post.load.fetch_add(1, Ordering::Relaxed);
+        index
+    }
+
+    /// Takes a connection off a worker's load.
+    fn release(&self, index: usize) {
+        self.posts[index].load.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends a connection to the worker with the fewest, from a thread that is none.
+    pub(super) fn send(&self, incoming: Incoming) -> Result<(), Incoming> {
+        let index = self.assign();
+        self.posts[index].intake.try_send(incoming).map_err(|error| {
+            self.release(index);
+            error.into_inner()
+        })
+    }
+}
+
+/// What one worker's thread is for.
+pub(super) struct Duty<H> {
+    pub(super) crew: Arc<Crew>,
+    handler: Arc<H>,
+    clock: Clock,
+    index: usize,
+}
+
+impl<H: Handler> Duty<H> {
+    fn work(
+        self,
+        listeners: Vec<TcpListener>,
+        intake: Receiver<Incoming>,
+        ready: &mpsc::Sender<io::Result<()>>,
+    ) {
+        // However this thread ends, it is counted.
+        let guard = Leave(Arc::clone(&self.crew));
+        let worker = match Worker::new(self.index, self.clock.clone()) {
+            Ok(worker) => worker,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let duty = Rc::new(self);
+        for listener in listeners {
+            if let Err(error) = accept::spawn(&worker, &duty, listener) {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        }
+        worker.spawn(Rc::clone(&duty).take_in(Rc::clone(&worker), intake));
+        let _ = ready.send(Ok(()));
+        let shutdown = &duty.crew.hub.shutdown;
+        // Only there to end the sleep: at the last moment there may be nobody left to wake.
+        let backstop = worker.timer();
+        let outcome = worker.run(|worker| {
+            if !shutdown.is_stopping() {
+                return false;
+            }
+            let last = shutdown.deadline() + BACKSTOP;
+            backstop.set(last, Waker::noop());
+            worker.tasks() == 0 || worker.now() >= last
+        });
+        if let Err(error) = outcome {
+            log::error!("worker {}: epoll failed: {error}; the server stops", duty.index);
+            shutdown.request_stop();
+        }
+        drop(backstop);
+        drop((duty, worker));
+        drop(guard);
+    }
+
+    /// Receives the connections that other threads have for this worker.
+    async fn take_in(self: Rc<Self>, worker: Rc<Worker>, intake: Receiver<Incoming>) {
+        let stopping = self.crew.hub.shutdown.clone();
+        let receive = async {
+            while let Ok(incoming) = intake.recv().await {
+                self.serve(&worker, incoming);
+            }
+        };
+        future::or(receive, stopping.stopping()).await;
+    }
+
+    /// A connection that this worker has accepted: it stays here or goes to a less busy worker.
+    pub(super) fn place(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
+        let index = self.crew.assign();
+        if index == self.index {
+            return self.serve(worker, incoming);
+        }
+        if let Err(error) = self.crew.posts[index].intake.try_send(incoming) {
+            self.crew.release(index);
+            self.crew.posts[self.index].load.fetch_add(1, Ordering::Relaxed);
+            self.serve(worker, error.into_inner());
+        }
+    }
+
+    /// Begins to serve a connection that is counted in this worker's load.
+    fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
+        let load = Load(Rc::clone(self));
+        let Incoming { link, place } = incoming;
+        let (transport, peer): (Box<dyn Transport>, _) = match link {
+            IncomingLink::Memory(memory) => (Box::new(memory), None),
+            IncomingLink::Tcp(fd, peer) => match Tcp::new(worker, fd) {
+                Ok(tcp) => (Box::new(tcp), peer),
+                Err(error) => {
+                    log::warn!("cannot watch a new connection: {error}");
+                    return;
+                }
+            },
+        };
+        worker.spawn(connection(Rc::clone(worker), load, transport, peer, place));
+    }
+}
+
+/// One connection in its worker's load.
+struct Load<H>(Rc<Duty<H>>);
+
+impl<H> Drop for Load<H> {
+    fn drop(&mut self) {
+        let duty = &self.0;
+        duty.crew.posts[duty.index].load.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+struct Leave(Arc<Crew>);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+/// A connection from its first byte to its last.
+async fn connection<H: Handler>(
+    worker: Rc<Worker>,
+    load: Load<H>,
+    transport: Box<dyn Transport>,
+    peer: Option<SocketAddr>,
+    place: limits::Connection,
+) {
+    // What only the handshake needs is on the heap, and freed with it.
+    let opened = Box::pin(open(&worker, &load.0, transport, peer, place)).await;
+    drop(worker);
+    if let Some((link, membership, _place)) = opened {
+        drive(link, membership, &*load.0.handler).await;
+    }
+}
+
+type Opened = (Link, crate::hub::Membership, (limits::Session, Option<limits::Address>));
+
+/// The handshake of a connection, up to the session that comes of it.
+async fn open<H: Handler>(
+    worker: &Rc<Worker>,
+    duty: &Duty<H>,
+    mut transport: Box<dyn Transport>,
+    peer: Option<SocketAddr>,
+    place: limits::Connection,
+) -> Option<Opened> {
+    let hub = &duty.crew.hub;
+    let limits::Connection { handshake, address } = place;
+    let mut stop = hub.shutdown.listen();
+    let door = Door { worker, config: &hub.config, handler: &*duty.handler, peer };
+    let admitted = door
+        .admit(&mut *transport, &mut stop, || {
+            address.as_ref().map_or(Ok(()), limits::Address::check)?;
+            duty.crew.limits.session()
+        })
+        .await?;
+    drop(handshake);
+    let membership = hub.open(admitted.profile, worker.now());
+    let member = membership.member();
+    log::debug!(
+        "session {}: open on worker {}, from {} for {}; {} sessions",
+        member.id,
+        worker.index(),
+        peer.map_or_else(|| "memory".to_owned(), |peer| peer.to_string()),
+        member.profile.target,
+        hub.count(),
+    );
+    let link = Link::new(worker, transport, admitted.input, member, stop);
+    Some((link, membership, (admitted.place, address)))
+}

@@ -1,0 +1,141 @@
+//! The handle of a running server.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub use super::crew::Report;
+use super::crew::{Crew, Incoming, IncomingLink};
+use super::signals;
+use crate::error::{Error, Result};
+use crate::session::Sessions;
+use crate::shutdown::Shutdown;
+use crate::transport::{MemoryStream, pair};
+
+/// A running server, for the program that embeds it.
+///
+/// Cheap to clone, usable from any thread and any executor. **Dropping the last clone stops the
+/// server** as [`request_stop`](Self::request_stop) does; callbacks hold no clone, so they never
+/// keep a server running.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Inner>);
+
+struct Inner {
+    crew: Arc<Crew>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.crew.hub.shutdown.request_stop();
+    }
+}
+
+impl ServerHandle {
+    pub(super) fn new(crew: Arc<Crew>, addresses: Vec<SocketAddr>) -> Self {
+        Self(Arc::new(Inner { crew, addresses }))
+    }
+
+    /// The address of the first listener, with the port that the system has given it.
+    ///
+    /// # Panics
+    ///
+    /// If the server was built without an address; use [`local_addrs`](Self::local_addrs) then.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        *self.0.addresses.first().expect("the server listens on no address: call `bind`")
+    }
+
+    /// The addresses of all listeners, in the order in which they were asked for.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.0.addresses
+    }
+
+    /// The open sessions.
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions::new(Arc::clone(&self.0.crew.hub))
+    }
+
+    /// The stop signal, to be handed to whoever may stop the server without keeping it running.
+    #[must_use]
+    pub fn shutdown(&self) -> Shutdown {
+        self.0.crew.hub.shutdown.clone()
+    }
+
+    /// Connects to the server without a socket: the returned stream is what a client's socket
+    /// would be.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the server is stopping, or has so many new connections that they wait.
+    pub fn connect(&self) -> Result<MemoryStream> {
+        let refused = |kind: std::io::ErrorKind| Error::System {
+            what: "cannot connect to the server in memory",
+            source: kind.into(),
+        };
+        let crew = &self.0.crew;
+        let place = crew.limits.connection(None);
+        if crew.hub.shutdown.is_stopping() {
+            return Err(refused(std::io::ErrorKind::ConnectionRefused));
+        }
+        if place.handshake.is_none() {
+            return Err(refused(std::io::ErrorKind::WouldBlock));
+        }
+        let (server, client) = pair();
+        crew.send(Incoming { link: IncomingLink::Memory(server), place })
+            .map_err(|_| refused(std::io::ErrorKind::WouldBlock))?;
+        Ok(client)
+    }
+
+    /// Begins to stop; see [`Shutdown::request_stop`]. Never blocks.
+    pub fn request_stop(&self) {
+        self.0.crew.hub.shutdown.request_stop();
+    }
+
+    /// Waits until the server has ended, for whatever reason.
+    ///
+    /// Works on any executor: it is woken by the server's own threads.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: dropping the future changes nothing, and any number of them may wait.
+    pub async fn wait(&self) -> Report {
+        self.0.crew.wait().await
+    }
+
+    /// [`request_stop`](Self::request_stop), then [`wait`](Self::wait): after this no thread, no
+    /// socket and no session of the server is left.
+    ///
+    /// It takes at most [`Timeouts::stop`](crate::config::Timeouts::stop) and two seconds, unless
+    /// a callback blocks a worker's thread.
+    ///
+    /// # Cancel safety
+    ///
+    /// The stop goes on when the future is dropped; wait again to see its end.
+    pub async fn stop(&self) -> Report {
+        self.request_stop();
+        self.wait().await
+    }
+
+    /// Blocks until the server has ended. SIGINT or SIGTERM stops it gracefully, a second one cuts
+    /// what is still open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the signals cannot be listened to; the server then stops.
+    pub fn run(self) -> Result<Report> {
+        signals::run(&self)
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle")
+            .field("addresses", &self.0.addresses)
+            .field("sessions", &self.sessions().count())
+            .field("shutdown", &self.shutdown())
+            .finish()
+    }
+}

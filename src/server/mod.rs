@@ -1,0 +1,11 @@
+//! The server as a whole: how it is built, accepts, limits, runs and stops.
+
+mod accept;
+mod builder;
+mod crew;
+mod handle;
+mod limits;
+mod signals;
+
+pub use builder::{Builder, Server};
+pub use handle::{Report, ServerHandle};
