@@ -22,7 +22,6 @@ pub struct Server(());
 
 impl Server {
     /// A server with the default [`Config`], no address and no callbacks.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder { config: Config::default(), listeners: Vec::new(), handler: Closures::default() }
     }
