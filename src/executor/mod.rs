@@ -15,4 +15,4 @@ mod worker;
 pub(crate) use clock::{Clock, Time};
 pub(crate) use pool::Size;
 pub(crate) use reactor::Presumed;
-pub(crate) use worker::{Registered, Timer, Worker};
+pub(crate) use worker::{Registered, TaskEntry, Timer, Worker};

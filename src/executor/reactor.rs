@@ -109,7 +109,7 @@ impl Reactor {
         Ok(())
     }
 
-    /// Waits for events, at most for `timeout` (`None`: for ever), and wakes who waits for them.
+    /// Waits for events, at most for `timeout` (`None`: for ever), and keeps them for `dispatch`.
     pub(crate) fn wait(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: timeout.as_secs() as i64,
@@ -118,9 +118,14 @@ impl Reactor {
         let mut events = self.events.borrow_mut();
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// Wakes who waits for the events that the last `wait` brought.
+    pub(crate) fn dispatch(&self) {
+        let events = self.events.borrow();
         let sources = self.sources.borrow();
         for event in events.iter() {
             let key = event.data.u64();
@@ -131,7 +136,6 @@ impl Reactor {
                 source.dispatch(event.flags);
             }
         }
-        Ok(())
     }
 
     /// Sources registered now.

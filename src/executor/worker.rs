@@ -76,15 +76,20 @@ impl Worker {
         &self.pool
     }
 
-    /// Runs `future` on this worker until it is done or the worker ends, whichever is first.
-    pub(crate) fn spawn(self: &Rc<Self>, future: impl Future<Output = ()> + 'static) {
-        let mut tasks = self.tasks.borrow_mut();
-        let entry = tasks.vacant_entry();
-        let remove = RemoveTask { worker: Rc::clone(self), key: entry.key() };
-        entry.insert(self.executor.spawn(async move {
-            let _remove = remove;
-            future.await;
-        }));
+    /// Runs a future on this worker until it is done or the worker ends, whichever is first.
+    ///
+    /// The future is made with its [`TaskEntry`], which it must own: a wrapper around the future
+    /// that owned it instead would be a second copy of the future in every session's memory.
+    pub(crate) fn spawn<F>(self: &Rc<Self>, make: impl FnOnce(TaskEntry) -> F)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let key = self.tasks.borrow().vacant_key();
+        let future = make(TaskEntry { worker: Rc::clone(self), key });
+        // Nothing of the future runs before the worker's next turn.
+        let task = self.executor.spawn(future);
+        let inserted = self.tasks.borrow_mut().insert(task);
+        debug_assert_eq!(inserted, key);
     }
 
     /// Tasks that have not ended.
@@ -168,7 +173,9 @@ impl Worker {
                 }
             }
             self.reactor.wait(timeout)?;
+            // Before anything is woken: what this thread wakes itself needs no eventfd.
             self.unpark.awake();
+            self.reactor.dispatch();
             self.now.set(self.clock.coarse());
             self.wheel.borrow_mut().advance(self.now(), &mut fired);
             fired.drain(..).for_each(Waker::wake);
@@ -192,13 +199,21 @@ async fn pause() {
     .await;
 }
 
-/// Takes a task's handle out of the worker's slab when the task ends, however it ends.
-struct RemoveTask {
+/// A task's place in its worker. When the task's future is dropped with it, the task has ended,
+/// however that came.
+pub(crate) struct TaskEntry {
     worker: Rc<Worker>,
     key: usize,
 }
 
-impl Drop for RemoveTask {
+impl TaskEntry {
+    /// The worker that the task lives on.
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+}
+
+impl Drop for TaskEntry {
     fn drop(&mut self) {
         let task = self.worker.tasks.borrow_mut().try_remove(self.key);
         // Not dropped: that would cancel the very task that is about to finish.
@@ -266,7 +281,8 @@ mod tests {
         let sum = Rc::new(Cell::new(0));
         for i in 1..=100 {
             let sum = Rc::clone(&sum);
-            worker.spawn(async move {
+            worker.spawn(|entry| async move {
+                let _entry = entry;
                 for _ in 0..i {
                     smol::future::yield_now().await;
                     sum.set(sum.get() + 1);
@@ -288,7 +304,8 @@ mod tests {
                 answer.send_blocking(n).unwrap();
             }
         });
-        worker.spawn(async move {
+        worker.spawn(|entry| async move {
+            let _entry = entry;
             for n in 0..10_000 {
                 ask.send(n).unwrap();
                 assert_eq!(answered.recv().await, Ok(n));
@@ -303,7 +320,8 @@ mod tests {
         let worker = Worker::new(0, Clock::kernel()).unwrap();
         let done = Rc::new(Cell::new(false));
         let seen = Rc::clone(&done);
-        worker.spawn(async move {
+        worker.spawn(|entry| async move {
+            let _entry = entry;
             smol::Timer::after(Duration::from_millis(1)).await;
             assert_eq!(smol::unblock(|| 6 * 7).await, 42);
             seen.set(true);
@@ -324,7 +342,8 @@ mod tests {
         let dropped = Rc::new(Cell::new(false));
         let guard = Dropped(Rc::clone(&dropped));
         let turns = Cell::new(0);
-        worker.spawn(async move {
+        worker.spawn(|entry| async move {
+            let _entry = entry;
             let _guard = guard;
             loop {
                 smol::future::yield_now().await;
@@ -346,7 +365,8 @@ mod tests {
         let worker = Worker::new(0, Clock::kernel()).unwrap();
         let start = worker.clock().precise();
         let sleeper = Rc::clone(&worker);
-        worker.spawn(async move {
+        worker.spawn(|entry| async move {
+            let _entry = entry;
             sleeper.sleep_until(sleeper.now() + Duration::from_millis(120)).await;
         });
         run_to_the_end(&worker);

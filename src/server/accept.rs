@@ -33,11 +33,11 @@ pub(super) fn spawn<H: Handler>(
     listener: TcpListener,
 ) -> io::Result<()> {
     let listener = Listener::new(worker, listener)?;
-    let (worker, duty) = (Rc::clone(worker), Rc::clone(duty));
-    let shutdown = duty.crew.hub.shutdown.clone();
-    worker.clone().spawn(async move {
+    let duty = Rc::clone(duty);
+    worker.spawn(|entry| async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
-        future::or(accept(&worker, &duty, listener), shutdown.stopping()).await;
+        let stopping = duty.crew.hub.shutdown.stopping();
+        future::or(accept(entry.worker(), &duty, listener), stopping).await;
     });
     Ok(())
 }

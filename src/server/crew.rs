@@ -17,9 +17,9 @@ use smol::channel::{Receiver, Sender};
 use super::accept;
 use super::limits::{self, Limits};
 use crate::error::{Error, Result};
-use crate::executor::{Clock, Worker};
+use crate::executor::{Clock, TaskEntry, Worker};
 use crate::http::front::Door;
-use crate::hub::Hub;
+use crate::hub::{Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::transport::{Memory, Tcp, Transport};
 
@@ -231,7 +231,7 @@ impl<H: Handler> Duty<H> {
                 return;
             }
         }
-        worker.spawn(Rc::clone(&duty).take_in(Rc::clone(&worker), intake));
+        worker.spawn(|entry| Rc::clone(&duty).take_in(entry, intake));
         let _ = ready.send(Ok(()));
         let shutdown = &duty.crew.hub.shutdown;
         // Only there to end the sleep: at the last moment there may be nobody left to wake.
@@ -254,14 +254,13 @@ impl<H: Handler> Duty<H> {
     }
 
     /// Receives the connections that other threads have for this worker.
-    async fn take_in(self: Rc<Self>, worker: Rc<Worker>, intake: Receiver<Incoming>) {
-        let stopping = self.crew.hub.shutdown.clone();
+    async fn take_in(self: Rc<Self>, entry: TaskEntry, intake: Receiver<Incoming>) {
         let receive = async {
             while let Ok(incoming) = intake.recv().await {
-                self.serve(&worker, incoming);
+                self.serve(entry.worker(), incoming);
             }
         };
-        future::or(receive, stopping.stopping()).await;
+        future::or(receive, self.crew.hub.shutdown.stopping()).await;
     }
 
     /// A connection that this worker has accepted: it stays here or goes to a less busy worker.
@@ -291,7 +290,7 @@ impl<H: Handler> Duty<H> {
                 }
             },
         };
-        worker.spawn(connection(Rc::clone(worker), load, transport, peer, place));
+        worker.spawn(|entry| connection(entry, load, Box::new(Arrival { transport, peer, place })));
     }
 }
 
@@ -313,33 +312,31 @@ impl Drop for Leave {
     }
 }
 
-/// A connection from its first byte to its last.
-async fn connection<H: Handler>(
-    worker: Rc<Worker>,
-    load: Load<H>,
+/// A connection before its handshake.
+struct Arrival {
     transport: Box<dyn Transport>,
     peer: Option<SocketAddr>,
     place: limits::Connection,
-) {
-    // What only the handshake needs is on the heap, and freed with it.
-    let opened = Box::pin(open(&worker, &load.0, transport, peer, place)).await;
-    drop(worker);
-    if let Some((link, membership, _place)) = opened {
-        drive(link, membership, &*load.0.handler).await;
-    }
 }
 
-type Opened = (Link, crate::hub::Membership, (limits::Session, Option<limits::Address>));
+/// A connection from its first byte to its last.
+///
+/// What only the handshake needs is on the heap, and freed with it; what this future holds is what
+/// every idle session costs.
+async fn connection<H: Handler>(entry: TaskEntry, load: Load<H>, arrival: Box<Arrival>) {
+    if let Some((link, guards)) = Box::pin(open(entry.worker(), &load.0, arrival)).await {
+        drive(link, guards, &*load.0.handler).await;
+    }
+}
 
 /// The handshake of a connection, up to the session that comes of it.
 async fn open<H: Handler>(
     worker: &Rc<Worker>,
     duty: &Duty<H>,
-    mut transport: Box<dyn Transport>,
-    peer: Option<SocketAddr>,
-    place: limits::Connection,
-) -> Option<Opened> {
+    arrival: Box<Arrival>,
+) -> Option<(Box<Link>, Guards)> {
     let hub = &duty.crew.hub;
+    let Arrival { mut transport, peer, place } = *arrival;
     let limits::Connection { handshake, address } = place;
     let mut stop = hub.shutdown.listen();
     let door = Door { worker, config: &hub.config, handler: &*duty.handler, peer };
@@ -361,5 +358,13 @@ async fn open<H: Handler>(
         hub.count(),
     );
     let link = Link::new(worker, transport, admitted.input, member, stop);
-    Some((link, membership, (admitted.place, address)))
+    let guards = Guards { _membership: membership, _session: admitted.place, _address: address };
+    Some((Box::new(link), guards))
+}
+
+/// What a session holds for as long as it has a socket: its place in the hub and in the limits.
+struct Guards {
+    _membership: Membership,
+    _session: limits::Session,
+    _address: Option<limits::Address>,
 }

@@ -1,39 +1,38 @@
 //! The one task that owns a session: reads a message, calls the handler and waits for it, reads
 //! again. While a callback is pending, the link goes on with everything else.
 
+use std::any::Any;
 use std::future::{Future, poll_fn};
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::panic::{self, AssertUnwindSafe};
+use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use futures_lite::FutureExt;
-
 use super::handler::{Flow, Handler, HandlerError, Outcome};
 use super::{Cause, Closed, Link};
-use crate::hub::Membership;
 
 /// Drives a session from its first callback to its last.
 ///
-/// Dropping the future is how the worker ends a session that the stop has not ended: the
-/// membership's guard leaves the hub, the link closes the socket, and `close` is not called.
-pub(crate) async fn drive<H: Handler>(mut link: Link, membership: Membership, handler: &H) {
+/// `guards` are dropped between the end of the session and the last callback. Dropping the future
+/// is how the worker ends a session that the stop has not ended: the guards leave the hub, the link
+/// closes the socket, and `close` is not called.
+pub(crate) async fn drive<H: Handler, G>(mut link: Box<Link>, guards: G, handler: &H) {
     let session = link.session().clone();
-    let opened = call(handler.open(&session)).alongside(&mut link).await;
+    let opened = alongside(&mut link, pin!(handler.open(&session))).await;
     conclude(&mut link, handler, opened).await;
     while let Some(message) = poll_fn(|cx| link.poll_message(cx)).await {
-        let outcome = call(handler.message(&session, message)).alongside(&mut link).await;
+        let outcome = alongside(&mut link, pin!(handler.message(&session, message))).await;
         if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
             conclude(&mut link, handler, outcome).await;
         }
     }
     let closed = link.closed();
     // First out of every list, then the last callback.
-    drop(membership);
+    drop(guards);
     let hub = &session.member().hub;
     hub.ended(link.was_cut());
     report(&link, &closed);
-    let finished = call(handler.close(&session, &closed)).alongside(&mut link).await;
+    let finished = alongside(&mut link, pin!(handler.close(&session, &closed))).await;
     match finished {
         Some(Ok(())) => {}
         Some(Err(panic)) => count_panic(&link, "on_close", &panic),
@@ -68,47 +67,47 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     }
     link.handler_failed(cause);
     let session = link.session().clone();
-    if let Some(Err(panic)) = call(handler.error(&session, &error)).alongside(link).await {
+    if let Some(Err(panic)) = alongside(link, pin!(handler.error(&session, &error))).await {
         count_panic(link, "on_error", &panic);
     }
 }
 
+/// What a callback came to: its output, or the text of its panic.
 type Caught<T> = Result<T, String>;
 
-/// A callback whose panic is caught at the session's edge.
-fn call<F: Future>(future: F) -> Call<impl Future<Output = Caught<F::Output>>> {
-    Call(async move {
-        AssertUnwindSafe(future).catch_unwind().await.map_err(|payload| {
-            let text = payload.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-            text.unwrap_or("(no text)").to_owned()
-        })
+/// Waits for a callback while the link goes on. `None`: the session has ended and the callback has
+/// not, for longer than it may.
+///
+/// A panic is caught here, at the session's edge. The callback is polled where the caller has
+/// pinned it, so that its future is never moved.
+async fn alongside<F: Future>(
+    link: &mut Link,
+    mut callback: Pin<&mut F>,
+) -> Option<Caught<F::Output>> {
+    let started = link.worker().now();
+    poll_fn(|cx| {
+        match panic::catch_unwind(AssertUnwindSafe(|| callback.as_mut().poll(cx))) {
+            Ok(Poll::Ready(output)) => return Poll::Ready(Some(Ok(output))),
+            Ok(Poll::Pending) => {}
+            Err(payload) => return Poll::Ready(Some(Err(text(&*payload)))),
+        }
+        if link.poll_background(cx).is_ready() {
+            let deadline = link.grace_ends(started);
+            if link.worker().now() >= deadline {
+                return Poll::Ready(None);
+            }
+            link.wake_at(deadline, cx.waker());
+        }
+        Poll::Pending
     })
+    .await
 }
 
-struct Call<F>(F);
-
-impl<F: Future> Call<F> {
-    /// Waits for the callback while the link goes on. `None`: the session has ended and the
-    /// callback has not, for longer than it may.
-    async fn alongside(self, link: &mut Link) -> Option<F::Output> {
-        let mut future = pin!(self.0);
-        let started = link.worker().now();
-        poll_fn(|cx| {
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-            if link.poll_background(cx).is_ready() {
-                let deadline = link.grace_ends(started);
-                if link.worker().now() >= deadline {
-                    return Poll::Ready(None);
-                }
-                link.wake_at(deadline, cx.waker());
-            }
-            Poll::Pending
-        })
-        .await
-    }
+/// What a panic said.
+fn text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("(no text)").to_owned()
 }
 
 fn count_panic(link: &Link, who: &str, text: &str) {

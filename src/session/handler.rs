@@ -261,23 +261,25 @@ where
     C: slot::Close,
     E: slot::OnError,
 {
-    async fn accept(&self, request: &Request) -> Result<Upgrade, Response> {
-        self.accept.call(request).await
+    // Not `async`: another layer of future around each callback would be moved once more for every
+    // message.
+    fn accept(&self, request: &Request) -> impl Future<Output = Result<Upgrade, Response>> {
+        self.accept.call(request)
     }
 
-    async fn open(&self, session: &Session) -> Outcome {
-        self.open.call(session).await
+    fn open(&self, session: &Session) -> impl Future<Output = Outcome> {
+        self.open.call(session)
     }
 
-    async fn message(&self, session: &Session, message: Message) -> Outcome {
-        self.message.call(session, message).await
+    fn message(&self, session: &Session, message: Message) -> impl Future<Output = Outcome> {
+        self.message.call(session, message)
     }
 
-    async fn close(&self, session: &Session, closed: &Closed) {
-        self.close.call(session, closed).await;
+    fn close(&self, session: &Session, closed: &Closed) -> impl Future<Output = ()> {
+        self.close.call(session, closed)
     }
 
-    async fn error(&self, session: &Session, error: &HandlerError) {
-        self.error.call(session, error).await;
+    fn error(&self, session: &Session, error: &HandlerError) -> impl Future<Output = ()> {
+        self.error.call(session, error)
     }
 }
