@@ -23,8 +23,8 @@ pub use message::{CloseCode, Message, Text};
 pub use outbox::Buffered;
 pub use server::{Builder, Report, Server, ServerHandle};
 pub use session::{
-    Cause, Closed, Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Phase, Session,
-    Sessions, Set, Side, Timer, Traffic, Unset,
+    Cause, Closed, Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Phase, Sending,
+    Session, Sessions, Set, Side, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
 pub use transport::MemoryStream;

@@ -18,8 +18,6 @@ const KEPT: usize = 4;
 pub(crate) struct Size(u8);
 
 impl Size {
-    /// For encoding what a session sends in one turn.
-    pub(crate) const WRITE: Self = Self(1);
     const LARGEST: Self = Self(SIZES.len() as u8 - 1);
 
     pub(crate) fn bytes(self) -> usize {

@@ -116,6 +116,11 @@ impl Wheel {
         }
     }
 
+    /// The wakers of all entries, set or not: everybody who waits for anything has one here.
+    pub(crate) fn wakers(&self) -> Vec<Waker> {
+        self.entries.iter().filter_map(|(_, entry)| entry.waker.clone()).collect()
+    }
+
     /// When the next slot that has entries is over, for the worker to sleep until.
     ///
     /// An entry of a later round makes this too early by whole rounds, never too late.

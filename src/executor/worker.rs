@@ -40,6 +40,8 @@ pub(crate) struct Worker {
     /// The coarse time at which this turn began: what every deadline is measured with.
     now: Cell<Time>,
     unpark: Arc<Unpark>,
+    /// Tasks that have had their turn and have more to do.
+    yielded: RefCell<Vec<Waker>>,
 }
 
 impl Worker {
@@ -55,6 +57,7 @@ impl Worker {
             now: Cell::new(clock.coarse()),
             clock,
             unpark,
+            yielded: RefCell::default(),
         }))
     }
 
@@ -112,6 +115,19 @@ impl Worker {
         Timer { worker: Rc::clone(self), key: self.wheel.borrow_mut().insert() }
     }
 
+    /// Wakes the task after the worker has looked at its sockets and clocks again. Waking it at once
+    /// would let it run again before that.
+    pub(crate) fn yield_turn(&self, waker: &Waker) {
+        self.yielded.borrow_mut().push(waker.clone());
+    }
+
+    /// Wakes every task that has a timer, set or not, which every connection does. How a change of
+    /// the server's phase, which the worker hears of once, reaches them all.
+    pub(crate) fn wake_all(&self) {
+        let wakers = self.wheel.borrow().wakers();
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
     /// Waits until `deadline` has passed by this worker's clock.
     pub(crate) async fn sleep_until(self: &Rc<Self>, deadline: Time) {
         let timer = self.timer();
@@ -125,12 +141,16 @@ impl Worker {
         .await;
     }
 
-    /// Runs tasks until `done` says so between two turns; then drops those that are left.
+    /// Runs tasks until `done` says so between two turns; then drops those that are left. `done` is
+    /// given a context that wakes the worker.
     ///
     /// # Errors
     ///
     /// epoll failed in a way that cannot be waited out; all tasks have been dropped.
-    pub(crate) fn run(self: &Rc<Self>, done: impl Fn(&Self) -> bool) -> io::Result<()> {
+    pub(crate) fn run(
+        self: &Rc<Self>,
+        done: impl FnMut(&mut Context<'_>) -> bool,
+    ) -> io::Result<()> {
         let outcome = self.turns(done);
         // Dropping a task runs its guards, which may drop further tasks' sources, never spawn.
         let left: Vec<_> = self.tasks.borrow_mut().drain().collect();
@@ -139,7 +159,7 @@ impl Worker {
         outcome
     }
 
-    fn turns(self: &Rc<Self>, done: impl Fn(&Self) -> bool) -> io::Result<()> {
+    fn turns(&self, mut done: impl FnMut(&mut Context<'_>) -> bool) -> io::Result<()> {
         let waker = Waker::from(Arc::clone(&self.unpark));
         let mut cx = Context::from_waker(&waker);
         // A `LocalExecutor` tells about a task that another thread has woken only whoever has
@@ -159,11 +179,11 @@ impl Worker {
             while budget > 0 && self.executor.try_tick() {
                 budget -= 1;
             }
-            if done(self) {
+            if done(&mut cx) {
                 return Ok(());
             }
             let mut timeout = Some(Duration::ZERO);
-            if budget > 0 {
+            if budget > 0 && self.yielded.borrow().is_empty() {
                 self.unpark.about_to_sleep();
                 ticked.set(false);
                 let polled: Poll<()> = tick.as_mut().poll(&mut cx);
@@ -178,6 +198,7 @@ impl Worker {
             self.reactor.dispatch();
             self.now.set(self.clock.coarse());
             self.wheel.borrow_mut().advance(self.now(), &mut fired);
+            fired.append(&mut self.yielded.borrow_mut());
             fired.drain(..).for_each(Waker::wake);
         }
     }
@@ -272,7 +293,7 @@ mod tests {
     use super::*;
 
     fn run_to_the_end(worker: &Rc<Worker>) {
-        worker.run(|worker| worker.tasks() == 0).unwrap();
+        worker.run(|_| worker.tasks() == 0).unwrap();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The waiting part of the front door: reads one request head under its deadlines, asks the
 //! application, answers.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -9,8 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use ::http::StatusCode;
-use event_listener::EventListener;
+use ::http::{Method, StatusCode};
 use futures_lite::{FutureExt, future};
 
 use super::head::HeadScanner;
@@ -18,10 +18,9 @@ use super::refusal::Refusal;
 use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
-use crate::config::Config;
 use crate::executor::{Size, Time, Worker};
-use crate::hub::Profile;
-use crate::session::Handler;
+use crate::hub::{Hub, Profile};
+use crate::session::{Handler, panic_text};
 use crate::transport::Transport;
 
 /// Headers of one request.
@@ -51,9 +50,13 @@ pub(crate) struct Admitted<P> {
 /// What the front door needs to know.
 pub(crate) struct Door<'a, H> {
     pub(crate) worker: &'a Rc<Worker>,
-    pub(crate) config: &'a Config,
+    pub(crate) hub: &'a Hub,
     pub(crate) handler: &'a H,
     pub(crate) peer: Option<SocketAddr>,
+    /// The request was a HEAD: its answer has no body.
+    head_only: Cell<bool>,
+    /// The 101 has begun to leave.
+    answering: Cell<bool>,
 }
 
 /// Why there is no session.
@@ -69,18 +72,26 @@ impl From<Refusal> for Outcome {
     }
 }
 
-impl<H: Handler> Door<'_, H> {
+impl<'a, H: Handler> Door<'a, H> {
+    pub(crate) fn new(
+        worker: &'a Rc<Worker>,
+        hub: &'a Hub,
+        handler: &'a H,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        Self { worker, hub, handler, peer, head_only: Cell::default(), answering: Cell::default() }
+    }
+
     /// Receives one request and answers it. `None`: there is no session, and the transport can be
     /// dropped.
     ///
     /// `reserve` takes a place for a session, before the application is asked.
     pub(crate) async fn admit<P>(
         &self,
-        transport: &mut dyn Transport,
-        stop: &mut EventListener,
+        transport: &mut Transport,
         reserve: impl FnOnce() -> Result<P, Refusal>,
     ) -> Option<Admitted<P>> {
-        let deadline = self.worker.now() + self.config.timeouts.handshake;
+        let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
         let outcome = future::or(
             self.handshake(transport, deadline, reserve),
             future::or(
@@ -92,7 +103,7 @@ impl<H: Handler> Door<'_, H> {
                     .into())
                 },
                 async {
-                    stop.await;
+                    self.stopping().await;
                     Err(Refusal::unavailable("the server is stopping").into())
                 },
             ),
@@ -104,6 +115,11 @@ impl<H: Handler> Door<'_, H> {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
                 None
             }
+            Err(Outcome::Refused(_)) if self.answering.get() => {
+                // A second answer would be read as the rest of the first.
+                log::debug!("{}: the answer was not taken in time", self.name());
+                None
+            }
             Err(Outcome::Refused(response)) => {
                 self.refuse(transport, &response).await;
                 None
@@ -111,29 +127,40 @@ impl<H: Handler> Door<'_, H> {
         }
     }
 
+    /// Ready when the server stops. The worker wakes every connection then.
+    async fn stopping(&self) {
+        poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
+            .await;
+    }
+
     async fn handshake<P>(
         &self,
-        transport: &mut dyn Transport,
+        transport: &mut Transport,
         deadline: Time,
         reserve: impl FnOnce() -> Result<P, Refusal>,
     ) -> Result<Admitted<P>, Outcome> {
         let (head, input) = self.read_head(transport, deadline).await?;
         let request = Request::parse(head, self.peer, MAX_HEADERS)?;
-        self.config.origins.check(&request)?;
+        self.head_only.set(request.method() == Method::HEAD);
+        self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
         let place = reserve()?;
         let upgrade = match AssertUnwindSafe(self.handler.accept(&request)).catch_unwind().await {
             Ok(Ok(upgrade)) => upgrade,
             Ok(Err(response)) => return Err(Outcome::Refused(response)),
-            Err(_) => {
-                log::error!("{}: the accept hook panicked", self.name());
+            Err(panic) => {
+                self.hub.endings.panicked();
+                log::error!("{}: the accept hook panicked: {}", self.name(), panic_text(&*panic));
                 return Err(Refusal::internal("the accept hook panicked").into());
             }
         };
         let mut answer = self.worker.pool().take(Size::default());
         let accepted = upgrade::accept(&offer, &request, &upgrade, &mut answer);
         let written = match accepted {
-            Ok(()) => write_all(transport, &answer).await.map_err(Outcome::Gone),
+            Ok(()) => {
+                self.answering.set(true);
+                write_all(transport, &answer).await.map_err(Outcome::Gone)
+            }
             Err(refusal) => {
                 log::error!("{}: {refusal}", self.name());
                 Err(refusal.into())
@@ -141,22 +168,17 @@ impl<H: Handler> Door<'_, H> {
         };
         self.worker.pool().give(answer);
         written?;
-        let profile = Profile {
-            peer: self.peer,
-            target: request.target().into(),
-            subprotocol: upgrade.subprotocol.map(String::into_boxed_str),
-            data: upgrade.data,
-        };
+        let profile = Profile::new(self.peer, request.target(), upgrade.subprotocol, upgrade.data);
         Ok(Admitted { profile, input, place })
     }
 
     /// The head with its blank line, and what came after it.
     async fn read_head(
         &self,
-        transport: &mut dyn Transport,
+        transport: &mut Transport,
         deadline: Time,
     ) -> Result<(Vec<u8>, Vec<u8>), Outcome> {
-        let limits = &self.config.limits;
+        let limits = &self.hub.config.limits;
         let mut scanner = HeadScanner::default();
         let mut received = Vec::new();
         // Before the first byte only the whole handshake's deadline counts: browsers open
@@ -180,7 +202,7 @@ impl<H: Handler> Door<'_, H> {
     /// Appends what one read brings, in no more memory than it takes.
     async fn read(
         &self,
-        transport: &mut dyn Transport,
+        transport: &mut Transport,
         received: &mut Vec<u8>,
         until: Time,
     ) -> Result<(), Outcome> {
@@ -211,7 +233,7 @@ impl<H: Handler> Door<'_, H> {
     }
 
     /// Writes the response and waits a moment for the peer to have read it.
-    async fn refuse(&self, transport: &mut dyn Transport, response: &Response) {
+    async fn refuse(&self, transport: &mut Transport, response: &Response) {
         let status = response.status();
         let level = match status {
             status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
@@ -224,7 +246,7 @@ impl<H: Handler> Door<'_, H> {
             String::from_utf8_lossy(response.body()).trim_end()
         );
         let mut bytes = Vec::new();
-        response::encode(response, &mut bytes);
+        response::encode(response, self.head_only.get(), &mut bytes);
         let farewell = async {
             if write_all(transport, &bytes).await.is_err() {
                 return;
@@ -251,7 +273,7 @@ impl<H: Handler> Door<'_, H> {
     }
 }
 
-async fn write_all(transport: &mut dyn Transport, mut bytes: &[u8]) -> io::Result<()> {
+async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = poll_fn(|cx| transport.poll_write(cx, &[IoSlice::new(bytes)])).await?;
         if written == 0 {

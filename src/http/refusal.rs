@@ -58,6 +58,15 @@ impl Refusal {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, reason, &[])
     }
 
+    /// 429, with a `Retry-After`: too much of one client.
+    pub(crate) fn too_many_requests(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            reason: reason.into(),
+            headers: &[("Retry-After", "5")],
+        }
+    }
+
     /// 503: full, or stopping; the peer may try again.
     pub(crate) fn unavailable(reason: impl Into<Cow<'static, str>>) -> Self {
         // Five seconds: half of the default stop deadline, so that a restarted server is met on the
@@ -129,7 +138,7 @@ mod tests {
 
     fn encoded(refusal: Refusal) -> String {
         let mut out = Vec::new();
-        super::super::response::encode(&refusal.into_response(), &mut out);
+        super::super::response::encode(&refusal.into_response(), false, &mut out);
         String::from_utf8(out).unwrap()
     }
 

@@ -12,8 +12,9 @@ use ::http::{HeaderName, StatusCode};
 /// 304 is sent without its body. A 1xx cannot end a request, so it is sent as an empty 500.
 pub type Response = ::http::Response<Vec<u8>>;
 
-/// Appends `response` to `out`, ready for the wire.
-pub(crate) fn encode(response: &Response, out: &mut Vec<u8>) {
+/// Appends `response` to `out`, ready for the wire. `head_only`: as the answer to a HEAD, which has
+/// everything but the body (RFC 9110 section 9.3.2).
+pub(crate) fn encode(response: &Response, head_only: bool, out: &mut Vec<u8>) {
     // A client would read a 1xx as a promise of more to come and a 101 as the protocol changed (RFC
     // 9110 section 15.2).
     let informational = response.status().is_informational();
@@ -49,7 +50,9 @@ pub(crate) fn encode(response: &Response, out: &mut Vec<u8>) {
     let upgrade = response.headers().contains_key(UPGRADE);
     header(out, "Connection", if upgrade { b"close, Upgrade" } else { b"close" });
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(body);
+    if !head_only {
+        out.extend_from_slice(body);
+    }
 }
 
 /// Appends one header line.
@@ -70,7 +73,7 @@ mod tests {
 
     fn encoded(response: &Response) -> String {
         let mut out = Vec::new();
-        encode(response, &mut out);
+        encode(response, false, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -146,7 +149,7 @@ mod tests {
     #[test]
     fn an_answer_is_appended() {
         let mut out = b"before".to_vec();
-        encode(&builder(204).body(Vec::new()).unwrap(), &mut out);
+        encode(&builder(204).body(Vec::new()).unwrap(), false, &mut out);
         assert!(out.starts_with(b"beforeHTTP/1.1 204 "));
     }
 }

@@ -21,13 +21,45 @@ pub(crate) struct Member {
 }
 
 /// What the handshake leaves behind.
-#[derive(Default)]
 pub(crate) struct Profile {
     pub(crate) peer: Option<SocketAddr>,
+    /// `None` for a plain request of `/`, which many servers see nothing else than.
+    extra: Option<Box<Extra>>,
+}
+
+struct Extra {
+    target: Box<str>,
+    subprotocol: Option<Box<str>>,
+    data: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Profile {
+    pub(crate) fn new(
+        peer: Option<SocketAddr>,
+        target: &str,
+        subprotocol: Option<String>,
+        data: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        let plain = target == "/" && subprotocol.is_none() && data.is_none();
+        let extra = (!plain).then(|| {
+            let subprotocol = subprotocol.map(String::into_boxed_str);
+            Box::new(Extra { target: target.into(), subprotocol, data })
+        });
+        Self { peer, extra }
+    }
+
     /// Path and query, as they stood in the request line.
-    pub(crate) target: Box<str>,
-    pub(crate) subprotocol: Option<Box<str>>,
-    pub(crate) data: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) fn target(&self) -> &str {
+        self.extra.as_ref().map_or("/", |extra| &extra.target)
+    }
+
+    pub(crate) fn subprotocol(&self) -> Option<&str> {
+        self.extra.as_ref()?.subprotocol.as_deref()
+    }
+
+    pub(crate) fn data(&self) -> Option<&(dyn Any + Send + Sync)> {
+        self.extra.as_ref()?.data.as_deref()
+    }
 }
 
 /// Numbers that only the session's driver writes, so that writing one is a load and a store.

@@ -2,12 +2,14 @@
 //!
 //! There is one way in, [`Hub::open`], and one way out, dropping the [`Membership`] it returns.
 
+mod limits;
 mod member;
 mod registry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub(crate) use limits::{Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -19,13 +21,14 @@ use crate::shutdown::Shutdown;
 
 pub(crate) struct Hub {
     registry: Registry<Member>,
+    pub(crate) limits: Arc<Limits>,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     pub(crate) endings: Endings,
 }
 
-/// How sessions ended after a stop was requested, and how often a handler panicked.
+/// How sessions ended after a stop was requested, and how often a callback panicked.
 #[derive(Default)]
 pub(crate) struct Endings {
     pub(crate) drained: AtomicUsize,
@@ -33,11 +36,18 @@ pub(crate) struct Endings {
     pub(crate) panics: AtomicUsize,
 }
 
+impl Endings {
+    pub(crate) fn panicked(&self) {
+        self.panics.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Hub {
     pub(crate) fn new(config: Config, clock: Clock) -> Arc<Self> {
         let shutdown = Shutdown::new(clock.clone(), config.timeouts.stop);
         Arc::new(Self {
             registry: Registry::new(),
+            limits: Limits::new(&config.limits),
             config,
             clock,
             shutdown,
@@ -45,8 +55,9 @@ impl Hub {
         })
     }
 
-    /// Registers a new session.
-    pub(crate) fn open(self: &Arc<Self>, profile: Profile, now: Time) -> Membership {
+    /// Registers a new session, for which there is a place.
+    pub(crate) fn open(self: &Arc<Self>, profile: Profile, place: Place, now: Time) -> Membership {
+        place.hand_over();
         self.registry.insert(|id| {
             let member = Arc::new(Member {
                 id,
@@ -99,7 +110,9 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        self.0.hub.registry.remove(self.0.id);
+        let Member { hub, id, profile, .. } = &*self.0;
+        hub.registry.remove(*id);
+        hub.limits.release(profile.peer.map(|peer| peer.ip()));
         self.0.outbox.clear(Buffered::default());
     }
 }

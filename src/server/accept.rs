@@ -49,11 +49,12 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, duty: &Rc<Duty<H>>, mut listene
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                let place = duty.crew.limits.connection(peer.map(|peer| peer.ip()));
-                if place.handshake.is_some() {
-                    duty.place(worker, Incoming { link: IncomingLink::Tcp(fd, peer), place });
-                } else {
-                    turn_away(&fd);
+                match duty.crew.hub.limits.handshake() {
+                    Some(handshake) => {
+                        let link = IncomingLink::Tcp(fd, peer);
+                        duty.place(worker, Incoming { link, handshake });
+                    }
+                    None => turn_away(&fd),
                 }
             }
             Err(error) => {

@@ -16,6 +16,9 @@ use crate::message::Message;
 use crate::session::{Closed, Closures, Handler, HandlerError, IntoOutcome, Session, Set};
 use crate::transport::Listener;
 
+/// How much later than our own timers the kernel gives up a peer.
+const KERNEL_MARGIN: Duration = Duration::from_secs(5);
+
 /// The entry to this crate: [`Server::builder`].
 #[derive(Debug)]
 pub struct Server(());
@@ -174,7 +177,11 @@ impl<H: Handler> Builder<H> {
     pub fn start(self) -> Result<ServerHandle> {
         let workers = check(&self.config)?;
         let config = &self.config;
-        let liveness = config.timeouts.ping.unwrap_or_default() + config.timeouts.pong;
+        // The kernel's own bound for a peer that takes nothing comes after ours, which name
+        // themselves. Linux counts a closed window as well as a vanished peer.
+        let timeouts = &config.timeouts;
+        let liveness = timeouts.write_stall.max(timeouts.ping.unwrap_or_default() + timeouts.pong);
+        let liveness = liveness.saturating_add(KERNEL_MARGIN);
         let mut listeners = Vec::new();
         for source in self.listeners {
             listeners.push(listen(source, config.backlog, liveness)?);

@@ -1,8 +1,10 @@
 //! The workers of one server: their threads, how connections reach them, and how they end.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
@@ -15,12 +17,13 @@ use futures_lite::future;
 use smol::channel::{Receiver, Sender};
 
 use super::accept;
-use super::limits::{self, Limits};
 use crate::error::{Error, Result};
 use crate::executor::{Clock, TaskEntry, Worker};
 use crate::http::front::Door;
-use crate::hub::{Hub, Membership};
+use crate::http::refusal::Refusal;
+use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
+use crate::shutdown;
 use crate::transport::{Memory, Tcp, Transport};
 
 /// After the stop's deadline, what the sessions get for their last callbacks; then every task that
@@ -48,7 +51,6 @@ pub struct Report {
 /// What all workers of a server, and its handle, share.
 pub(super) struct Crew {
     pub(super) hub: Arc<Hub>,
-    pub(super) limits: Arc<Limits>,
     posts: Vec<Post>,
     running: AtomicUsize,
     report: OnceLock<Report>,
@@ -65,7 +67,7 @@ struct Post {
 /// A new connection.
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
-    pub(super) place: limits::Connection,
+    pub(super) handshake: hub::Handshake,
 }
 
 pub(super) enum IncomingLink {
@@ -82,14 +84,12 @@ impl Crew {
         workers: usize,
     ) -> Result<Arc<Self>> {
         let clock = hub.clock.clone();
-        let limits = Limits::new(&hub.config.limits);
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| smol::channel::bounded(INTAKE)).unzip();
         let posts =
             senders.into_iter().map(|intake| Post { intake, load: AtomicUsize::new(0) }).collect();
         let crew = Arc::new(Self {
             hub,
-            limits,
             posts,
             running: AtomicUsize::new(workers),
             report: OnceLock::new(),
@@ -234,10 +234,26 @@ impl<H: Handler> Duty<H> {
         worker.spawn(|entry| Rc::clone(&duty).take_in(entry, intake));
         let _ = ready.send(Ok(()));
         let shutdown = &duty.crew.hub.shutdown;
+        let mut phase = shutdown::Phase::Running;
+        let mut changed = shutdown.listen();
+        let mut listening = false;
         // Only there to end the sleep: at the last moment there may be nobody left to wake.
         let backstop = worker.timer();
-        let outcome = worker.run(|worker| {
-            if !shutdown.is_stopping() {
+        let outcome = worker.run(|cx| {
+            // The one listener of the broadcast on this worker, which passes it on. One for each
+            // session would cost 80 bytes more of idle memory, and a lock that all workers share for
+            // each connection.
+            while !listening || shutdown.phase() != phase {
+                listening = true;
+                if Pin::new(&mut changed).poll(cx).is_ready() {
+                    changed = shutdown.listen();
+                    listening = false;
+                }
+                if std::mem::replace(&mut phase, shutdown.phase()) != phase {
+                    worker.wake_all();
+                }
+            }
+            if phase == shutdown::Phase::Running {
                 return false;
             }
             let last = shutdown.deadline() + BACKSTOP;
@@ -279,18 +295,20 @@ impl<H: Handler> Duty<H> {
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
-        let Incoming { link, place } = incoming;
-        let (transport, peer): (Box<dyn Transport>, _) = match link {
-            IncomingLink::Memory(memory) => (Box::new(memory), None),
+        let Incoming { link, handshake } = incoming;
+        let (transport, peer) = match link {
+            IncomingLink::Memory(memory) => (Transport::Memory(memory), None),
             IncomingLink::Tcp(fd, peer) => match Tcp::new(worker, fd) {
-                Ok(tcp) => (Box::new(tcp), peer),
+                Ok(tcp) => (Transport::Tcp(tcp), peer),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
                     return;
                 }
             },
         };
-        worker.spawn(|entry| connection(entry, load, Box::new(Arrival { transport, peer, place })));
+        worker.spawn(|entry| {
+            connection(entry, load, Box::new(Arrival { transport, peer, handshake }))
+        });
     }
 }
 
@@ -314,9 +332,9 @@ impl Drop for Leave {
 
 /// A connection before its handshake.
 struct Arrival {
-    transport: Box<dyn Transport>,
+    transport: Transport,
     peer: Option<SocketAddr>,
-    place: limits::Connection,
+    handshake: hub::Handshake,
 }
 
 /// A connection from its first byte to its last.
@@ -324,8 +342,8 @@ struct Arrival {
 /// What only the handshake needs is on the heap, and freed with it; what this future holds is what
 /// every idle session costs.
 async fn connection<H: Handler>(entry: TaskEntry, load: Load<H>, arrival: Box<Arrival>) {
-    if let Some((link, guards)) = Box::pin(open(entry.worker(), &load.0, arrival)).await {
-        drive(link, guards, &*load.0.handler).await;
+    if let Some((link, membership)) = Box::pin(open(entry.worker(), &load.0, arrival)).await {
+        drive(link, membership, &*load.0.handler).await;
     }
 }
 
@@ -334,37 +352,33 @@ async fn open<H: Handler>(
     worker: &Rc<Worker>,
     duty: &Duty<H>,
     arrival: Box<Arrival>,
-) -> Option<(Box<Link>, Guards)> {
+) -> Option<(Box<Link>, Membership)> {
     let hub = &duty.crew.hub;
-    let Arrival { mut transport, peer, place } = *arrival;
-    let limits::Connection { handshake, address } = place;
-    let mut stop = hub.shutdown.listen();
-    let door = Door { worker, config: &hub.config, handler: &*duty.handler, peer };
-    let admitted = door
-        .admit(&mut *transport, &mut stop, || {
-            address.as_ref().map_or(Ok(()), limits::Address::check)?;
-            duty.crew.limits.session()
-        })
-        .await?;
+    let Arrival { mut transport, peer, handshake } = *arrival;
+    let reserve = || hub.limits.session(peer.map(|peer| peer.ip())).map_err(full);
+    let door = Door::new(worker, hub, &*duty.handler, peer);
+    let admitted = door.admit(&mut transport, reserve).await?;
     drop(handshake);
-    let membership = hub.open(admitted.profile, worker.now());
+    let membership = hub.open(admitted.profile, admitted.place, worker.now());
     let member = membership.member();
     log::debug!(
         "session {}: open on worker {}, from {} for {}; {} sessions",
         member.id,
         worker.index(),
         peer.map_or_else(|| "memory".to_owned(), |peer| peer.to_string()),
-        member.profile.target,
+        member.profile.target(),
         hub.count(),
     );
-    let link = Link::new(worker, transport, admitted.input, member, stop);
-    let guards = Guards { _membership: membership, _session: admitted.place, _address: address };
-    Some((Box::new(link), guards))
+    let link = Link::new(worker, transport, admitted.input, member);
+    Some((Box::new(link), membership))
 }
 
-/// What a session holds for as long as it has a socket: its place in the hub and in the limits.
-struct Guards {
-    _membership: Membership,
-    _session: limits::Session,
-    _address: Option<limits::Address>,
+/// What a client is told that finds no place.
+fn full(full: hub::Full) -> Refusal {
+    match full {
+        hub::Full::Sessions => {
+            Refusal::unavailable("the server has as many sessions as it may have")
+        }
+        hub::Full::Address => Refusal::too_many_requests("too many sessions from this address"),
+    }
 }

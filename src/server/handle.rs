@@ -76,15 +76,14 @@ impl ServerHandle {
             source: kind.into(),
         };
         let crew = &self.0.crew;
-        let place = crew.limits.connection(None);
         if crew.hub.shutdown.is_stopping() {
             return Err(refused(std::io::ErrorKind::ConnectionRefused));
         }
-        if place.handshake.is_none() {
+        let Some(handshake) = crew.hub.limits.handshake() else {
             return Err(refused(std::io::ErrorKind::WouldBlock));
-        }
+        };
         let (server, client) = pair();
-        crew.send(Incoming { link: IncomingLink::Memory(server), place })
+        crew.send(Incoming { link: IncomingLink::Memory(server), handshake })
             .map_err(|_| refused(std::io::ErrorKind::WouldBlock))?;
         Ok(client)
     }

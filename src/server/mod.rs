@@ -4,7 +4,6 @@ mod accept;
 mod builder;
 mod crew;
 mod handle;
-mod limits;
 mod signals;
 
 pub use builder::{Builder, Server};

@@ -5,7 +5,6 @@ use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use super::handler::{Flow, Handler, HandlerError, Outcome};
@@ -89,7 +88,7 @@ async fn alongside<F: Future>(
         match panic::catch_unwind(AssertUnwindSafe(|| callback.as_mut().poll(cx))) {
             Ok(Poll::Ready(output)) => return Poll::Ready(Some(Ok(output))),
             Ok(Poll::Pending) => {}
-            Err(payload) => return Poll::Ready(Some(Err(text(&*payload)))),
+            Err(payload) => return Poll::Ready(Some(Err(panic_text(&*payload)))),
         }
         if link.poll_background(cx).is_ready() {
             let deadline = link.grace_ends(started);
@@ -104,7 +103,7 @@ async fn alongside<F: Future>(
 }
 
 /// What a panic said.
-fn text(payload: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("(no text)").to_owned()
@@ -112,7 +111,7 @@ fn text(payload: &(dyn Any + Send)) -> String {
 
 fn count_panic(link: &Link, who: &str, text: &str) {
     let session = link.session();
-    session.member().hub.endings.panics.fetch_add(1, Ordering::Relaxed);
+    session.member().hub.endings.panicked();
     log::error!("session {}: {who} panicked: {text}", session.id());
 }
 

@@ -2,9 +2,14 @@
 
 use std::any::Any;
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+use event_listener::EventListener;
 
 use crate::error::SendError;
 use crate::hub::{Hub, Member, SessionId};
@@ -45,27 +50,27 @@ impl Session {
     /// The path of the request that opened the session, as it was sent (not percent-decoded).
     #[must_use]
     pub fn path(&self) -> &str {
-        let target = &*self.0.profile.target;
+        let target = self.0.profile.target();
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
     /// What followed the `?` in the request, as it was sent.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.0.profile.target.split_once('?').map(|(_, query)| query)
+        self.0.profile.target().split_once('?').map(|(_, query)| query)
     }
 
     /// The subprotocol that the accept hook chose.
     #[must_use]
     pub fn subprotocol(&self) -> Option<&str> {
-        self.0.profile.subprotocol.as_deref()
+        self.0.profile.subprotocol()
     }
 
     /// What the accept hook attached with [`Upgrade::data`](crate::Upgrade::data), if it was a
     /// `T`.
     #[must_use]
     pub fn data<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.0.profile.data.as_ref()?.downcast_ref()
+        self.0.profile.data()?.downcast_ref()
     }
 
     /// Queues a message for the peer, and waits while as much as may wait is waiting already.
@@ -81,20 +86,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has either queued the whole message or nothing of it.
-    pub async fn send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        let bounds = self.0.hub.outbox_bounds();
-        let mut message = match self.0.outbox.try_push(message.into(), bounds) {
-            Err(SendError::Full(message)) => message,
-            done => return done,
-        };
-        loop {
-            let room = self.0.outbox.room();
-            message = match self.0.outbox.try_push(message, bounds) {
-                Err(SendError::Full(message)) => message,
-                done => return done,
-            };
-            room.await;
-        }
+    pub fn send(&self, message: impl Into<Message>) -> Sending<'_> {
+        Sending { session: self, message: Some(message.into()), room: None }
     }
 
     /// Queues a message for the peer if there is room now. Never waits.
@@ -194,6 +187,43 @@ impl fmt::Debug for Session {
             .field("peer", &self.peer_addr())
             .field("open", &self.is_open())
             .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Session::send`].
+#[derive(Debug)]
+#[must_use = "a message is queued when the future is awaited"]
+pub struct Sending<'a> {
+    session: &'a Session,
+    /// `None` when it has been queued or given back.
+    message: Option<Message>,
+    /// Hears when there is room.
+    room: Option<EventListener>,
+}
+
+impl Future for Sending<'_> {
+    type Output = Result<(), SendError>;
+
+    /// # Panics
+    ///
+    /// When it is polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let member = &*self.session.0;
+        loop {
+            let message = self.message.take().expect("polled after it was ready");
+            match member.outbox.try_push(message, member.hub.outbox_bounds()) {
+                Err(SendError::Full(message)) => self.message = Some(message),
+                done => return Poll::Ready(done),
+            }
+            // Listening first, then trying again: room that is made in between is not missed.
+            match &mut self.room {
+                None => self.room = Some(member.outbox.room()),
+                Some(room) => {
+                    ready!(Pin::new(room).poll(cx));
+                    self.room = None;
+                }
+            }
+        }
     }
 }
 

@@ -1,18 +1,12 @@
 //! The machine between the transport and the callbacks: reads, writes, timers, the closing
 //! handshake. Everything a session does without its application is here, as one poll function.
 
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use event_listener::EventListener;
-
-use super::batch::Batch;
 use super::closed::{Cause, Closed, Phase, Side, Timer};
 use super::handle::Session;
 use super::timers::{Expired, Timers};
@@ -20,15 +14,15 @@ use crate::config::Config;
 use crate::executor::{Size, Time, Worker};
 use crate::hub::Member;
 use crate::message::{CloseCode, Message, Text};
-use crate::outbox::{Buffered, Request};
+use crate::outbox::{Batch, Buffered, MAX_SLICES, Request};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{Bounds, CloseFrame, Codec, Event, Opcode, Violation, close_payload};
 
-/// Messages handled before the session lets the others of its worker have their turn. A batch of
+/// Frames handled before the session lets the others of its worker have their turn. A batch of
 /// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
 /// may wait for a flooding neighbour; twice as many was no faster.
-const MESSAGES_PER_TURN: u32 = 256;
+const FRAMES_PER_TURN: u32 = 256;
 
 /// Reads before the session lets the others have their turn, whatever they bring: large messages,
 /// pings, or data that a closing session throws away.
@@ -41,7 +35,7 @@ pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
 /// One session's connection. Owned by its driver, polled by one task.
 pub(crate) struct Link {
     /// Given back to the system as soon as the session has ended.
-    transport: Option<Box<dyn Transport>>,
+    transport: Option<Transport>,
     worker: Rc<Worker>,
     session: Session,
     codec: Codec,
@@ -49,24 +43,23 @@ pub(crate) struct Link {
     /// the session waits, unless a handler is behind.
     input: Vec<u8>,
     at: usize,
-    batch: Batch,
+    /// What is being sent. An idle session has none.
+    batch: Option<Box<Batch>>,
     /// What the kernel has taken and the outbox does not know yet.
     written: Buffered,
     /// The answer to the latest ping; an earlier one that has not left is not worth sending
     /// (RFC 6455 section 5.5.3).
-    pong: Option<Bytes>,
+    pong: Option<Box<[u8]>>,
     /// The one message that may be read ahead while the handler works.
     held: Option<Box<Message>>,
     ending: Option<Box<Ending>>,
     timers: Timers,
-    stop: EventListener,
     stop_seen: shutdown::Phase,
-    listening: bool,
     stage: Stage,
     read_size: Size,
     ping_due: bool,
     cut: bool,
-    messages_left: u32,
+    frames_left: u32,
     reads_left: u32,
 }
 
@@ -122,10 +115,9 @@ impl Link {
     /// request.
     pub(crate) fn new(
         worker: &Rc<Worker>,
-        transport: Box<dyn Transport>,
+        transport: Transport,
         input: Vec<u8>,
         member: &Arc<Member>,
-        stop: EventListener,
     ) -> Self {
         let hub = &member.hub;
         Self {
@@ -135,20 +127,18 @@ impl Link {
             codec: Codec::default(),
             input,
             at: 0,
-            batch: Batch::default(),
+            batch: None,
             written: Buffered::default(),
             pong: None,
             held: None,
             ending: None,
             timers: Timers::new(worker, &hub.config.timeouts),
-            stop,
             stop_seen: shutdown::Phase::Running,
-            listening: false,
             stage: Stage::Open,
             read_size: Size::default(),
             ping_due: false,
             cut: false,
-            messages_left: MESSAGES_PER_TURN,
+            frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
         }
     }
@@ -180,7 +170,7 @@ impl Link {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
-        self.heed_stop(cx);
+        self.heed_stop();
         if self.timers.is_due(self.worker.now()) {
             self.heed_timers();
         }
@@ -188,18 +178,18 @@ impl Link {
             if self.stage == Stage::Done {
                 return Poll::Ready(None);
             }
-            if self.messages_left == 0 || self.reads_left == 0 {
+            if self.frames_left == 0 || self.reads_left == 0 {
                 return self.take_turns(cx);
             }
             if deliver {
                 if let Some(message) = self.held.take() {
-                    return self.deliver(*message);
+                    return Poll::Ready(Some(*message));
                 }
             }
             if let Some(message) = self.parse(deliver) {
-                return self.deliver(message);
+                return Poll::Ready(Some(message));
             }
-            if self.held.is_none() && self.fill(cx) {
+            if self.frames_left == 0 || (self.held.is_none() && self.fill(cx)) {
                 continue;
             }
             // Everything that has arrived has been handled: what the callbacks have queued
@@ -211,25 +201,29 @@ impl Link {
         }
     }
 
-    #[inline]
-    fn deliver(&mut self, message: Message) -> Poll<Option<Message>> {
-        self.messages_left -= 1;
-        Poll::Ready(Some(message))
-    }
-
     /// Sends what there is, and comes back when the others have had their turn.
     fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
-        self.messages_left = MESSAGES_PER_TURN;
-        self.reads_left = READS_PER_TURN;
-        cx.waker().wake_by_ref();
+        if self.stage == Stage::Done {
+            return Poll::Ready(None);
+        }
+        self.begin_turn(cx);
+        self.worker.yield_turn(cx.waker());
         Poll::Pending
+    }
+
+    /// Before waiting for anything: a fresh budget for the next turn, and the next deadline.
+    fn begin_turn(&mut self, cx: &mut Context<'_>) {
+        self.frames_left = FRAMES_PER_TURN;
+        self.reads_left = READS_PER_TURN;
+        let hub = &self.session.member().hub;
+        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline(), cx.waker());
     }
 
     /// Parses until there is a message or no input.
     #[inline]
     fn parse(&mut self, deliver: bool) -> Option<Message> {
-        while self.at < self.input.len() && self.held.is_none() {
+        while self.at < self.input.len() && self.held.is_none() && self.frames_left > 0 {
             if matches!(self.stage, Stage::Lingering | Stage::Done) {
                 self.at = self.input.len();
                 return None;
@@ -241,6 +235,7 @@ impl Link {
             let before = rest.len();
             let event = self.codec.next(&mut rest, &bounds);
             self.at += before - rest.len();
+            self.frames_left -= 1;
             match event {
                 Ok(None) => {}
                 Ok(Some(Event::Message(message))) => {
@@ -254,7 +249,7 @@ impl Link {
                     }
                     self.held = Some(Box::new(message));
                 }
-                Ok(Some(Event::Ping(payload))) => self.pong = Some(payload),
+                Ok(Some(Event::Ping(payload))) => self.pong = Some(payload[..].into()),
                 Ok(Some(Event::Pong(payload))) => {
                     if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
                         self.session.member().counters.measured(rtt);
@@ -309,17 +304,17 @@ impl Link {
     fn flush(&mut self, cx: &mut Context<'_>) {
         loop {
             let mut last = false;
-            if self.batch.is_empty() {
+            if self.batch.is_none() {
                 last = self.refill();
-                if self.stage == Stage::Done {
-                    return;
-                }
             }
+            let Some(batch) = &mut self.batch else {
+                return;
+            };
             let Some(transport) = &mut self.transport else {
                 return;
             };
             let mut written = 0;
-            let polled = self.batch.poll_write(cx, &mut **transport, &mut written);
+            let polled = write(cx, batch, transport, &mut written);
             if written > 0 {
                 let counters = &self.session.member().counters;
                 counters.bytes_out.add(written);
@@ -327,7 +322,6 @@ impl Link {
             }
             match polled {
                 Poll::Ready(Ok(())) => {
-                    self.timers.flowing();
                     self.sent(cx);
                     if last || !matches!(self.stage, Stage::Open | Stage::Closing) {
                         return;
@@ -335,7 +329,7 @@ impl Link {
                 }
                 Poll::Ready(Err(error)) => return self.failed(&error),
                 Poll::Pending => {
-                    self.batch.shrink(&self.worker);
+                    self.batch = self.batch.take().map(Batch::shrink);
                     self.timers.stalled(self.worker.now(), written > 0);
                     if self.ending.as_ref().is_some_and(|e| e.then == Then::FinishAnyway) {
                         self.finish();
@@ -346,26 +340,30 @@ impl Link {
         }
     }
 
-    /// Fills the empty batch: the control lane first, then messages, then the close frame.
-    /// Returns whether that was all there is.
+    /// Takes the next batch: the control lane first, then messages, then the close frame. Returns
+    /// whether that was all there is.
     fn refill(&mut self) -> bool {
         if !matches!(self.stage, Stage::Open | Stage::Closing) {
             return true;
         }
-        self.batch.begin(&self.worker);
-        if let Some(payload) = self.pong.take() {
-            self.batch.push_control(Opcode::Pong, &payload);
-        }
-        if std::mem::take(&mut self.ping_due) {
-            let payload = self.timers.ping(self.worker.clock().precise());
-            self.batch.push_control(Opcode::Ping, &payload);
-        }
         let written = std::mem::take(&mut self.written);
-        let refilled = self.session.member().outbox.refill(written, &mut self.batch);
-        if let Some(payload) = refilled.ping {
-            self.batch.push_control(Opcode::Ping, &payload);
+        let mut taken = self.session.member().outbox.take(written);
+        let app_ping = taken.ping();
+        if self.pong.is_some() || self.ping_due || app_ping.is_some() {
+            let mut control = Batch::take();
+            if let Some(payload) = self.pong.take() {
+                control.push_control(Opcode::Pong, &payload);
+            }
+            if std::mem::take(&mut self.ping_due) {
+                let payload = self.timers.ping(self.worker.clock().precise());
+                control.push_control(Opcode::Ping, &payload);
+            }
+            if let Some(payload) = app_ping {
+                control.push_control(Opcode::Ping, &payload);
+            }
+            taken.batch = Some(control.before(taken.batch.take()));
         }
-        match refilled.request.map(|request| *request) {
+        match taken.request() {
             None => {}
             Some(Request::Abort) => {
                 self.end_now(Side::Server, Cause::Aborted, None);
@@ -375,32 +373,41 @@ impl Link {
                 self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
             }
         }
-        if refilled.empty && self.stage == Stage::Closing {
+        if taken.last && self.stage == Stage::Closing {
             let farewell = self.ending.as_mut().and_then(|ending| ending.farewell.take());
             let payload = farewell.as_ref().map(close_payload).unwrap_or_default();
-            self.batch.push_control(Opcode::Close, &payload);
+            let batch = taken.batch.get_or_insert_with(Batch::take);
+            batch.push_control(Opcode::Close, &payload);
             self.stage = Stage::ClosingBatch;
         }
-        refilled.empty
+        self.batch = taken.batch;
+        taken.last
     }
 
     /// The kernel has the whole batch.
+    #[inline]
     fn sent(&mut self, cx: &mut Context<'_>) {
-        let carried = self.batch.finish(&self.worker);
-        self.written.messages += carried.messages;
-        self.written.bytes += carried.bytes;
-        self.session.member().counters.messages_out.add(carried.messages);
-        self.timers.flushed(&self.worker);
-        if self.stage != Stage::ClosingBatch {
-            return;
+        if let Some(batch) = self.batch.take() {
+            let carried = batch.carried();
+            self.written.messages += carried.messages;
+            self.written.bytes += carried.bytes;
+            self.session.member().counters.messages_out.add(carried.messages);
+            batch.give();
         }
+        self.timers.flowing();
+        self.timers.flushed(&self.worker);
+        if self.stage == Stage::ClosingBatch {
+            self.close_sent(cx);
+        }
+    }
+
+    /// The kernel has our close frame.
+    fn close_sent(&mut self, cx: &mut Context<'_>) {
         self.stage = Stage::CloseSent;
         let Some(ending) = &mut self.ending else {
             return;
         };
-        if ending.peer_closed {
-            ending.clean = true;
-        }
+        ending.clean = ending.peer_closed;
         match ending.then {
             Then::AwaitPeer if !ending.peer_closed => {}
             Then::FinishAnyway => self.finish(),
@@ -434,28 +441,24 @@ impl Link {
             self.at = 0;
             self.worker.pool().give(std::mem::replace(&mut self.input, rest));
         }
-        let stalled = !self.batch.is_empty();
+        let stalled = self.batch.is_some();
         let written = std::mem::take(&mut self.written);
         let outbox = &self.session.member().outbox;
         let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
         if !outbox.park(written, cx.waker(), stalled || closing) {
             return self.heed_request();
         }
-        self.batch.forget();
-        self.messages_left = MESSAGES_PER_TURN;
-        self.reads_left = READS_PER_TURN;
-        let hub = &self.session.member().hub;
-        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline(), cx.waker());
+        self.begin_turn(cx);
         true
     }
 
     /// A request has come while nothing can be written: a close must wait its turn, an abort must
     /// not. Returns whether the session can go to sleep.
     fn heed_request(&mut self) -> bool {
-        if self.batch.is_empty() && matches!(self.stage, Stage::Open | Stage::Closing) {
+        if self.batch.is_none() && matches!(self.stage, Stage::Open | Stage::Closing) {
             return false;
         }
-        match self.session.member().outbox.take_request().map(|request| *request) {
+        match self.session.member().outbox.take_request() {
             None => {}
             Some(Request::Abort) => {
                 self.end_now(Side::Server, Cause::Aborted, None);
@@ -467,29 +470,21 @@ impl Link {
         false
     }
 
-    /// The server's stop is raced with everything else here, and never with a callback.
+    /// The server's stop is raced with everything else here, and never with a callback. The worker
+    /// hears of it and wakes all its sessions.
     #[inline]
-    fn heed_stop(&mut self, cx: &mut Context<'_>) {
+    fn heed_stop(&mut self) {
         let phase = self.session.member().hub.shutdown.phase();
-        if self.listening && phase == self.stop_seen {
-            return;
+        if phase != self.stop_seen {
+            self.stop_seen = phase;
+            self.stop(phase);
         }
-        self.heed_stop_slowly(cx);
     }
 
-    fn heed_stop_slowly(&mut self, cx: &mut Context<'_>) {
-        // Registered before the phase is read: a change is seen here or wakes us.
-        while Pin::new(&mut self.stop).poll(cx).is_ready() {
-            self.stop = self.session.member().hub.shutdown.listen();
-        }
-        self.listening = true;
-        let phase = self.session.member().hub.shutdown.phase();
-        self.stop_seen = phase;
-        if phase >= shutdown::Phase::Draining {
-            self.timers.moved();
-            let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
-            self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
-        }
+    fn stop(&mut self, phase: shutdown::Phase) {
+        self.timers.moved();
+        let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
+        self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
         if phase == shutdown::Phase::Cutting {
             self.cut();
         }
@@ -654,7 +649,7 @@ impl Link {
         let pool = self.worker.pool();
         pool.give(std::mem::take(&mut self.input));
         self.at = 0;
-        self.batch = Batch::default();
+        self.batch = None;
         let written = std::mem::take(&mut self.written);
         let undelivered = self.session.member().outbox.clear(written);
         let now = self.worker.now();
@@ -703,4 +698,28 @@ impl Link {
     pub(super) fn was_cut(&self) -> bool {
         self.cut
     }
+}
+
+/// Hands as much of the batch to the transport as it takes; ready when it took everything. Adds to
+/// `written` what was taken, also when it then has to wait.
+#[inline]
+fn write(
+    cx: &mut Context<'_>,
+    batch: &mut Batch,
+    transport: &mut Transport,
+    written: &mut usize,
+) -> Poll<io::Result<()>> {
+    while !batch.is_empty() {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = batch.slices(&mut slices);
+        match ready!(transport.poll_write(cx, &slices[..count])) {
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(taken) => {
+                batch.advance(taken);
+                *written += taken;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+    Poll::Ready(Ok(()))
 }

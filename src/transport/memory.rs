@@ -1,6 +1,6 @@
 //! A connection that never leaves the process: two bounded pipes.
 //!
-//! The server's end is an ordinary [`Transport`]; the client's end is a byte stream for any
+//! The server's end is an ordinary [`Transport`](super::Transport); the client's end is a byte stream for any
 //! executor. Tests use it, and programs that talk to their own server.
 
 use std::collections::VecDeque;
@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
-
-use super::Transport;
 
 /// Bytes that wait in one direction: what a loopback socket holds at least.
 const CAPACITY: usize = 64 * 1024;
@@ -126,17 +124,21 @@ pub(crate) struct Memory {
     outgoing: Shared,
 }
 
-impl Transport for Memory {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Memory {
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.incoming.poll_readable(cx)
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         let room = buffer.capacity() - buffer.len();
         self.incoming.poll_read(cx, room, |bytes| buffer.extend_from_slice(bytes))
     }
 
-    fn poll_write(
+    pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
@@ -144,7 +146,7 @@ impl Transport for Memory {
         self.outgoing.poll_write(cx, slices)
     }
 
-    fn close_write(&mut self) {
+    pub(super) fn close_write(&mut self) {
         self.outgoing.end();
     }
 }

@@ -6,28 +6,63 @@ mod tcp;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
-pub(crate) use memory::{Memory, pair};
+pub(crate) use memory::pair;
 pub(crate) use tcp::{Listener, Tcp};
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
 /// wait. One task at a time polls it.
-pub(crate) trait Transport {
+///
+/// An enum and not a trait object: every idle session would pay for the box.
+pub(crate) enum Transport {
+    Tcp(Tcp),
+    Memory(Memory),
+}
+
+impl Transport {
     /// Ready when a read may bring something, so that a buffer is worth borrowing.
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+    #[inline]
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_readable(cx),
+            Self::Memory(memory) => memory.poll_readable(cx),
+        }
+    }
 
     /// Appends to `buffer`, as much as it has capacity for; `Ok(0)` is the end of the stream.
     ///
     /// Cancel safe: what has been read is in the buffer.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>>;
+    #[inline]
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_read(cx, buffer),
+            Self::Memory(memory) => memory.poll_read(cx, buffer),
+        }
+    }
 
     /// Writes the beginning of `slices`, and says how much of it.
-    fn poll_write(
+    #[inline]
+    pub(crate) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>>;
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(tcp) => tcp.poll_write(cx, slices),
+            Self::Memory(memory) => memory.poll_write(cx, slices),
+        }
+    }
 
     /// Sends the end of the stream; the peer can still send.
-    fn close_write(&mut self);
+    pub(crate) fn close_write(&mut self) {
+        match self {
+            Self::Tcp(tcp) => tcp.close_write(),
+            Self::Memory(memory) => memory.close_write(),
+        }
+    }
 }

@@ -14,7 +14,6 @@ use rustix::net::{
     sockopt,
 };
 
-use super::Transport;
 use crate::executor::{Presumed, Registered, Worker};
 
 /// A connected TCP socket.
@@ -29,9 +28,9 @@ impl Tcp {
     }
 }
 
-impl Transport for Tcp {
+impl Tcp {
     #[inline]
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let source = self.socket.source();
         if source.is_readable() {
             return Poll::Ready(());
@@ -40,7 +39,11 @@ impl Transport for Tcp {
         Poll::Pending
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         let source = self.socket.source();
         let room = buffer.capacity() - buffer.len();
         debug_assert!(room > 0, "a read without room looks like the end of the stream");
@@ -63,7 +66,7 @@ impl Transport for Tcp {
         }
     }
 
-    fn poll_write(
+    pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
@@ -97,7 +100,7 @@ impl Transport for Tcp {
         }
     }
 
-    fn close_write(&mut self) {
+    pub(super) fn close_write(&mut self) {
         // It fails when the peer is already gone, which the next read tells.
         let _ = rustix::net::shutdown(self.socket.source().fd(), Shutdown::Write);
     }

@@ -46,13 +46,23 @@ pub(crate) struct Codec {
     /// The message of which some, but not all, has arrived.
     message: Option<Box<Assembly>>,
     /// The payload of a control frame of which some, but not all, has arrived.
-    control: Vec<u8>,
-    /// The frame whose payload is arriving.
-    frame: Option<Frame>,
-    /// The beginning of a header.
-    header: [u8; MAX_HEADER],
-    header_len: u8,
-    closed: bool,
+    control: Option<Box<Vec<u8>>>,
+    state: State,
+}
+
+/// Where in the stream of frames the next byte belongs.
+#[derive(Default)]
+enum State {
+    #[default]
+    Between,
+    /// Behind the beginning of a header.
+    Header {
+        bytes: [u8; MAX_HEADER],
+        len: u8,
+    },
+    Payload(Frame),
+    /// Behind a close frame.
+    Closed,
 }
 
 struct Frame {
@@ -120,7 +130,7 @@ impl Codec {
         bounds: &Bounds,
     ) -> Result<Option<Event>, Violation> {
         // The common case first: a whole message in one frame, with nothing pending.
-        if self.header_len == 0 && self.frame.is_none() && !self.closed {
+        if matches!(self.state, State::Between) {
             if let Some(header) = frame::parse(input).map_err(Violation::protocol)? {
                 self.check(&header, bounds)?;
                 // `check` has bounded the payload by a `usize`.
@@ -145,41 +155,36 @@ impl Codec {
         bounds: &Bounds,
     ) -> Result<Option<Event>, Violation> {
         while !input.is_empty() {
-            // RFC 6455 section 5.5.1: after a close frame, further data is discarded.
-            if self.closed {
-                take(input, input.len());
-                return Ok(None);
-            }
-            let Some(frame) = &mut self.frame else {
-                let Some(header) = self.read_header(input)? else {
-                    return Ok(None);
-                };
-                self.check(&header, bounds)?;
-                self.begin(&header)?;
-                if header.payload > 0 {
-                    continue;
+            let event = match &mut self.state {
+                // RFC 6455 section 5.5.1: after a close frame, further data is discarded.
+                State::Closed => {
+                    take(input, input.len());
+                    None
                 }
-                if let Some(event) = self.end(header.opcode, header.fin)? {
-                    return Ok(Some(event));
+                State::Between | State::Header { .. } => match self.read_header(input)? {
+                    None => None,
+                    Some(header) => {
+                        self.check(&header, bounds)?;
+                        self.begin(&header)?
+                    }
+                },
+                State::Payload(frame) => {
+                    let arrived = frame.remaining.min(input.len());
+                    let piece = take(input, arrived);
+                    unmask(piece, frame.mask);
+                    frame.mask = rotate(frame.mask, arrived);
+                    frame.remaining -= arrived;
+                    let (opcode, fin, over) = (frame.opcode, frame.fin, frame.remaining == 0);
+                    if opcode.is_control() {
+                        self.control.get_or_insert_default().extend_from_slice(piece);
+                    } else if let Some(message) = &mut self.message {
+                        message.push(piece)?;
+                    }
+                    if over { self.end(opcode, fin)? } else { None }
                 }
-                continue;
             };
-            let arrived = frame.remaining.min(input.len());
-            let piece = take(input, arrived);
-            unmask(piece, frame.mask);
-            frame.mask = rotate(frame.mask, arrived);
-            frame.remaining -= arrived;
-            let (opcode, fin, over) = (frame.opcode, frame.fin, frame.remaining == 0);
-            if opcode.is_control() {
-                self.control.extend_from_slice(piece);
-            } else if let Some(message) = &mut self.message {
-                message.push(piece)?;
-            }
-            if over {
-                self.frame = None;
-                if let Some(event) = self.end(opcode, fin)? {
-                    return Ok(Some(event));
-                }
+            if event.is_some() {
+                return Ok(event);
             }
         }
         Ok(None)
@@ -187,24 +192,27 @@ impl Codec {
 
     /// A header that may have begun in earlier input. It is consumed even if it is incomplete.
     fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Received>, Violation> {
-        if self.header_len == 0 {
-            if let Some(header) = frame::parse(input).map_err(Violation::protocol)? {
-                take(input, header.len);
-                return Ok(Some(header));
-            }
-        }
+        let (mut bytes, mut len) = match self.state {
+            State::Header { bytes, len } => (bytes, usize::from(len)),
+            _ => match frame::parse(input).map_err(Violation::protocol)? {
+                None => ([0; MAX_HEADER], 0),
+                Some(header) => {
+                    take(input, header.len);
+                    return Ok(Some(header));
+                }
+            },
+        };
         while !input.is_empty() {
-            let byte = take(input, 1);
-            let len = usize::from(self.header_len);
             // A header is complete with at most `MAX_HEADER` bytes, so there is always room.
-            self.header[len..=len].copy_from_slice(byte);
-            self.header_len += 1;
-            let header = frame::parse(&self.header[..=len]).map_err(Violation::protocol)?;
+            bytes[len..=len].copy_from_slice(take(input, 1));
+            len += 1;
+            let header = frame::parse(&bytes[..len]).map_err(Violation::protocol)?;
             if header.is_some() {
-                self.header_len = 0;
+                self.state = State::Between;
                 return Ok(header);
             }
         }
+        self.state = State::Header { bytes, len: len as u8 };
         Ok(None)
     }
 
@@ -251,20 +259,21 @@ impl Codec {
         }
     }
 
-    /// Starts to receive the payload of a frame.
-    fn begin(&mut self, header: &Received) -> Result<(), Violation> {
+    /// Starts to receive the payload of a frame; one without a payload is complete.
+    fn begin(&mut self, header: &Received) -> Result<Option<Event>, Violation> {
         if !header.opcode.is_control() {
             self.fragment(header.opcode);
         }
-        if header.payload > 0 {
-            self.frame = Some(Frame {
-                remaining: usize::try_from(header.payload).map_err(|_| Violation::TOO_BIG)?,
-                mask: header.mask,
-                opcode: header.opcode,
-                fin: header.fin,
-            });
+        if header.payload == 0 {
+            return self.end(header.opcode, header.fin);
         }
-        Ok(())
+        self.state = State::Payload(Frame {
+            remaining: usize::try_from(header.payload).map_err(|_| Violation::TOO_BIG)?,
+            mask: header.mask,
+            opcode: header.opcode,
+            fin: header.fin,
+        });
+        Ok(None)
     }
 
     /// Counts a fragment of the current message, or of a new one.
@@ -282,8 +291,9 @@ impl Codec {
 
     /// The payload of a frame is complete, and has been kept.
     fn end(&mut self, opcode: Opcode, fin: bool) -> Result<Option<Event>, Violation> {
+        self.state = State::Between;
         if opcode.is_control() {
-            let payload = std::mem::take(&mut self.control);
+            let payload = self.control.take().unwrap_or_default();
             return self.control(opcode, &payload).map(Some);
         }
         match self.message.take_if(|_| fin) {
@@ -297,7 +307,7 @@ impl Codec {
             Opcode::Ping => Ok(Event::Ping(Bytes::copy_from_slice(payload))),
             Opcode::Pong => Ok(Event::Pong(Bytes::copy_from_slice(payload))),
             _ => {
-                self.closed = true;
+                self.state = State::Closed;
                 close(payload).map(Event::Close)
             }
         }

@@ -6,13 +6,10 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ::http::StatusCode;
-
 use crate::config;
-use crate::http::refusal::Refusal;
 
 /// The limits of one server and what is taken of them.
-pub(super) struct Limits {
+pub(crate) struct Limits {
     sessions: Gauge,
     handshakes: Gauge,
     max_per_address: usize,
@@ -45,7 +42,7 @@ impl Gauge {
 
 impl Limits {
     /// With what is not set derived from the process's limit of open files.
-    pub(super) fn new(config: &config::Limits) -> Arc<Self> {
+    pub(crate) fn new(config: &config::Limits) -> Arc<Self> {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
         let sessions = config.sessions.unwrap_or((files / 4).saturating_mul(3).max(1));
@@ -64,37 +61,60 @@ impl Limits {
         })
     }
 
-    /// A place for a new connection's handshake, and for its address.
-    pub(super) fn connection(self: &Arc<Self>, address: Option<IpAddr>) -> Connection {
-        let handshake = self.handshakes.take().then(|| Handshake(Arc::clone(self)));
-        let address = address.map(|ip| {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = addresses.entry(ip).or_default();
-            *count += 1;
-            let within = *count <= self.max_per_address;
-            Address { limits: Arc::clone(self), ip, within }
-        });
-        Connection { handshake, address }
+    /// A place for a handshake, if there is one.
+    pub(crate) fn handshake(self: &Arc<Self>) -> Option<Handshake> {
+        self.handshakes.take().then(|| Handshake(Arc::clone(self)))
     }
 
-    /// A place for a session.
-    pub(super) fn session(self: &Arc<Self>) -> Result<Session, Refusal> {
-        if self.sessions.take() {
-            Ok(Session(Arc::clone(self)))
-        } else {
-            Err(Refusal::unavailable("the server has as many sessions as it may have"))
+    /// A place for a session, if its address and the server have one.
+    pub(crate) fn session(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Full> {
+        if let Some(ip) = address {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = addresses.entry(ip).or_default();
+            if *count >= self.max_per_address {
+                return Err(Full::Address);
+            }
+            *count += 1;
+        }
+        // From here on it is given back by its guard, also if there is no place for the session.
+        let mut place = Place { limits: Arc::clone(self), address, session: false };
+        place.session = self.sessions.take();
+        if place.session { Ok(place) } else { Err(Full::Sessions) }
+    }
+}
+
+impl Limits {
+    /// Gives back the place of a session.
+    pub(super) fn release(&self, address: Option<IpAddr>) {
+        self.sessions.give();
+        self.leave(address);
+    }
+
+    fn leave(&self, address: Option<IpAddr>) {
+        let Some(ip) = address else {
+            return;
+        };
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = addresses.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&ip);
+            }
         }
     }
 }
 
-/// What a new connection takes.
-pub(super) struct Connection {
-    /// None if too many handshakes are under way.
-    pub(super) handshake: Option<Handshake>,
-    pub(super) address: Option<Address>,
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// That of all sessions.
+    Sessions,
+    /// That of one address.
+    Address,
 }
 
-pub(super) struct Handshake(Arc<Limits>);
+/// A handshake under way.
+pub(crate) struct Handshake(Arc<Limits>);
 
 impl Drop for Handshake {
     fn drop(&mut self) {
@@ -102,43 +122,27 @@ impl Drop for Handshake {
     }
 }
 
-pub(super) struct Session(Arc<Limits>);
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.0.sessions.give();
-    }
-}
-
-/// One connection of an address, counted from `accept` to the end of the session.
-pub(super) struct Address {
+/// A session's place among all, and among those of its address.
+pub(crate) struct Place {
     limits: Arc<Limits>,
-    ip: IpAddr,
-    within: bool,
+    address: Option<IpAddr>,
+    session: bool,
 }
 
-impl Address {
-    pub(super) fn check(&self) -> Result<(), Refusal> {
-        if self.within {
-            return Ok(());
-        }
-        Err(Refusal {
-            status: StatusCode::TOO_MANY_REQUESTS,
-            reason: "too many connections from this address".into(),
-            headers: &[("Retry-After", "5")],
-        })
+impl Place {
+    /// Whoever calls this gives the place back with [`Limits::release`].
+    pub(super) fn hand_over(mut self) {
+        self.session = false;
+        self.address = None;
     }
 }
 
-impl Drop for Address {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut addresses = self.limits.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                addresses.remove(&self.ip);
-            }
+        if self.session {
+            self.limits.sessions.give();
         }
+        self.limits.leave(self.address);
     }
 }
 
@@ -157,17 +161,18 @@ mod tests {
 
     #[test]
     fn every_place_is_given_back() {
-        let limits = limits(2, 2, 2);
+        let limits = limits(3, 2, 2);
         let ip = IpAddr::from([127, 0, 0, 1]);
         for _ in 0..10 {
-            let connections: Vec<_> = (0..3).map(|_| limits.connection(Some(ip))).collect();
-            let handshakes: Vec<_> = connections.iter().map(|c| c.handshake.is_some()).collect();
-            assert_eq!(handshakes, [true, true, false]);
-            let within: Vec<_> =
-                connections.iter().map(|c| c.address.as_ref().unwrap().check().is_ok()).collect();
-            assert_eq!(within, [true, true, false]);
-            let (first, second) = (limits.session(), limits.session());
-            assert!(first.is_ok() && second.is_ok() && limits.session().is_err());
+            let handshakes: Vec<_> = (0..3).map(|_| limits.handshake()).collect();
+            let under_way: Vec<_> = handshakes.iter().map(Option::is_some).collect();
+            assert_eq!(under_way, [true, true, false]);
+            let places: Vec<_> = (0..3).map(|_| limits.session(Some(ip))).collect();
+            let full: Vec<_> = places.iter().map(|place| place.as_ref().err()).collect();
+            assert_eq!(full, [None, None, Some(&Full::Address)]);
+            let other = limits.session(Some(IpAddr::from([127, 0, 0, 2])));
+            assert!(other.is_ok());
+            assert!(matches!(limits.session(None), Err(Full::Sessions)));
         }
         assert!(limits.addresses.lock().unwrap().is_empty());
         assert_eq!(limits.sessions.taken.load(Ordering::SeqCst), 0);

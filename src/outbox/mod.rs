@@ -1,20 +1,24 @@
 //! One session's sending side, as everyone else sees it: a bounded queue for messages, and a
 //! control lane beside it that messages can neither starve nor overflow.
 //!
-//! Any thread may put something in; only the session's driver takes something out. The lock is one
-//! session's own and held for a few nanoseconds by senders, and by the driver for as long as
-//! copying at most [`CORK`](crate::session::CORK) bytes of small messages takes.
+//! Any thread may put something in; only the session's driver takes something out. A message is
+//! encoded when it is put in, so that a queue costs its bytes and nothing per message, and the
+//! driver takes a whole batch by swapping a pointer. The lock is one session's own, and held for as
+//! long as copying one small message takes.
+
+mod batch;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
 use crate::message::Message;
 use crate::ws::CloseFrame;
+
+pub(crate) use batch::{Batch, MAX_SLICES};
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -40,13 +44,6 @@ pub(crate) enum Request {
     Abort,
 }
 
-/// Where the driver puts what it takes.
-pub(crate) trait Sink {
-    /// Whether it takes a further message now.
-    fn has_room(&self) -> bool;
-    fn push(&mut self, message: Message);
-}
-
 pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Told when there is room again, and when there never will be.
@@ -55,22 +52,64 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Message>,
+    /// What is queued last; it has room for more.
+    filling: Option<Box<Batch>>,
+    /// What is queued before that.
+    full: Option<Box<VecDeque<Box<Batch>>>>,
     buffered: Buffered,
-    /// The application's own ping; a later one takes the place of one that has not left.
-    ping: Option<Box<[u8]>>,
-    request: Option<Box<Request>>,
+    rare: Option<Box<Rare>>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The driver waits and has looked at everything above.
     parked: bool,
+    /// The driver waits for the peer to take what it has.
+    stalled: bool,
     driver: Option<Waker>,
+}
+
+/// What an idle session has none of.
+#[derive(Default)]
+struct Rare {
+    /// The application's own ping; a later one takes the place of one that has not left.
+    ping: Option<Box<[u8]>>,
+    request: Option<Request>,
 }
 
 impl State {
     /// The driver's waker, if it must be woken for what has just been put in.
+    #[inline]
     fn unpark(&mut self) -> Option<Waker> {
         if std::mem::take(&mut self.parked) { self.driver.clone() } else { None }
+    }
+
+    fn push(&mut self, message: Message) {
+        // A stalled session has small batches of its own; see `Outbox::park`.
+        let stalled = self.stalled;
+        let batch = self
+            .filling
+            .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
+        batch.push(message);
+        if batch.is_full() {
+            let full = self.full.get_or_insert_default();
+            full.extend(self.filling.take());
+        }
+    }
+
+    fn pop(&mut self) -> Option<Box<Batch>> {
+        match &mut self.full {
+            None => self.filling.take(),
+            Some(full) => {
+                let batch = full.pop_front();
+                if full.is_empty() {
+                    self.full = None;
+                }
+                batch
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.filling.is_none() && self.full.is_none()
     }
 }
 
@@ -100,7 +139,7 @@ impl Outbox {
         }
         state.buffered.messages += 1;
         state.buffered.bytes += message.len();
-        state.queue.push_back(message);
+        state.push(message);
         let waker = state.unpark();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
@@ -118,7 +157,7 @@ impl Outbox {
         if state.closed {
             return false;
         }
-        state.ping = Some(payload.into());
+        state.rare.get_or_insert_default().ping = Some(payload.into());
         let waker = state.unpark();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
@@ -133,7 +172,7 @@ impl Outbox {
             return;
         }
         state.closed = true;
-        state.request = Some(Box::new(request));
+        state.rare.get_or_insert_default().request = Some(request);
         let waker = state.unpark();
         drop(state);
         waker.into_iter().for_each(Waker::wake);
@@ -154,39 +193,30 @@ impl Outbox {
         self.lock().buffered
     }
 
-    /// For the driver: takes off the books what the kernel has taken, and fills the sink.
-    pub(crate) fn refill(&self, written: Buffered, sink: &mut impl Sink) -> Refilled {
+    /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
+    pub(crate) fn take(&self, written: Buffered) -> Taken {
         let mut state = self.lock();
         self.written(&mut state, written);
-        while sink.has_room() {
-            let Some(message) = state.queue.pop_front() else {
-                break;
-            };
-            sink.push(message);
-        }
-        Refilled {
-            ping: state.ping.take().map(Bytes::from),
-            request: state.request.take(),
-            empty: state.queue.is_empty(),
-        }
+        let rare = state.rare.take();
+        Taken { batch: state.pop(), rare, last: state.is_empty() }
     }
 
     /// For the driver, before it waits: from now on it is woken for whatever is put in.
     ///
-    /// Returns false if something is there already; then it must look again instead of waiting.
+    /// A `stalled` driver cannot send what is queued, but must hear of a request. Returns false if
+    /// something is there already; then it must look again instead of waiting.
     pub(crate) fn park(&self, written: Buffered, waker: &Waker, stalled: bool) -> bool {
         let mut state = self.lock();
         self.written(&mut state, written);
-        // A stalled driver cannot send what is queued, but must hear of a request.
-        if state.request.is_some()
-            || (!stalled && (!state.queue.is_empty() || state.ping.is_some()))
-        {
+        let requested = state.rare.as_ref().is_some_and(|rare| rare.request.is_some());
+        if requested || (!stalled && !(state.is_empty() && state.rare.is_none())) {
             return false;
         }
-        if state.queue.is_empty() {
-            // An idle session keeps no memory for what it once had to send.
-            state.queue = VecDeque::new();
+        if stalled {
+            // It may wait for long: what waits takes no more memory than its bytes.
+            state.filling = state.filling.take().map(Batch::shrink);
         }
+        state.stalled = stalled;
         match &state.driver {
             Some(driver) if driver.will_wake(waker) => {}
             _ => state.driver = Some(waker.clone()),
@@ -196,8 +226,8 @@ impl Outbox {
     }
 
     /// For the driver, while it cannot write: how the session is asked to end.
-    pub(crate) fn take_request(&self) -> Option<Box<Request>> {
-        self.lock().request.take()
+    pub(crate) fn take_request(&self) -> Option<Request> {
+        self.lock().rare.as_mut()?.request.take()
     }
 
     /// For the driver, at the end: drops what nobody will send, and its own waker. Returns what
@@ -207,10 +237,10 @@ impl Outbox {
         self.written(&mut state, written);
         state.closed = true;
         state.parked = false;
-        let (queue, driver) = (std::mem::take(&mut state.queue), state.driver.take());
+        let dropped = (state.filling.take(), state.full.take(), state.driver.take());
         let undelivered = state.buffered;
         drop(state);
-        drop((queue, driver));
+        drop(dropped);
         self.room.notify(usize::MAX);
         undelivered
     }
@@ -225,12 +255,22 @@ impl Outbox {
     }
 }
 
-/// What the driver finds beside messages.
-pub(crate) struct Refilled {
-    pub(crate) ping: Option<Bytes>,
-    pub(crate) request: Option<Box<Request>>,
-    /// The queue has been emptied into the sink.
-    pub(crate) empty: bool,
+/// What the driver finds.
+pub(crate) struct Taken {
+    pub(crate) batch: Option<Box<Batch>>,
+    rare: Option<Box<Rare>>,
+    /// Nothing is queued behind the batch.
+    pub(crate) last: bool,
+}
+
+impl Taken {
+    pub(crate) fn ping(&mut self) -> Option<Box<[u8]>> {
+        self.rare.as_mut()?.ping.take()
+    }
+
+    pub(crate) fn request(&mut self) -> Option<Request> {
+        self.rare.as_mut()?.request.take()
+    }
 }
 
 #[cfg(test)]
@@ -240,17 +280,6 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-
-    struct Taken(Vec<Message>, usize);
-
-    impl Sink for Taken {
-        fn has_room(&self) -> bool {
-            self.0.len() < self.1
-        }
-        fn push(&mut self, message: Message) {
-            self.0.push(message);
-        }
-    }
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -290,13 +319,13 @@ mod tests {
         for _ in 0..3 {
             outbox.try_push("ab".into(), BOUNDS).unwrap();
         }
-        let mut sink = Taken(Vec::new(), 2);
-        let refilled = outbox.refill(Buffered::default(), &mut sink);
-        assert!(!refilled.empty);
+        let taken = outbox.take(Buffered::default());
+        assert!(taken.last);
         assert!(outbox.try_push("c".into(), BOUNDS).is_err());
-        let mut rest = Taken(Vec::new(), 2);
-        assert!(outbox.refill(Buffered { messages: 2, bytes: 4 }, &mut rest).empty);
-        assert_eq!(outbox.buffered(), Buffered { messages: 1, bytes: 2 });
+        let written = taken.batch.unwrap().carried();
+        assert_eq!(written, Buffered { messages: 3, bytes: 6 });
+        assert!(outbox.take(written).batch.is_none());
+        assert_eq!(outbox.buffered(), Buffered::default());
         outbox.try_push("c".into(), BOUNDS).unwrap();
     }
 
@@ -308,7 +337,7 @@ mod tests {
         outbox.try_push("a".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
         assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
-        outbox.refill(Buffered::default(), &mut Taken(Vec::new(), 9));
+        assert!(outbox.take(Buffered::default()).batch.is_some());
         assert!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false));
         outbox.try_push("b".into(), BOUNDS).unwrap();
         outbox.try_push("c".into(), BOUNDS).unwrap();
@@ -324,13 +353,35 @@ mod tests {
         outbox.request(close("second"));
         assert!(matches!(outbox.try_push("x".into(), BOUNDS), Err(SendError::Closed(_))));
         assert!(!outbox.ping(b"x"));
-        let request = outbox.refill(Buffered::default(), &mut Taken(Vec::new(), 1)).request;
-        match request.as_deref() {
+        match outbox.take(Buffered::default()).request() {
             Some(Request::Close(close)) => assert_eq!(close.reason.as_str(), "first"),
             other => panic!("{other:?}"),
         }
         outbox.request(Request::Abort);
-        let request = outbox.refill(Buffered::default(), &mut Taken(Vec::new(), 1)).request;
-        assert!(matches!(request.as_deref(), Some(Request::Abort)));
+        assert!(matches!(outbox.take_request(), Some(Request::Abort)));
+    }
+
+    #[test]
+    fn batches_come_out_in_the_order_in_which_they_were_filled() {
+        let outbox = Outbox::new();
+        let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+        for i in 0..200_u8 {
+            outbox.try_push(vec![i; 3000].into(), bounds).unwrap();
+        }
+        let (mut all, mut batches) = (Vec::new(), 0);
+        loop {
+            let taken = outbox.take(Buffered::default());
+            let Some(batch) = taken.batch else {
+                break;
+            };
+            let mut slices = [std::io::IoSlice::new(&[]); MAX_SLICES];
+            let count = batch.slices(&mut slices);
+            slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
+            batches += 1;
+            assert_eq!(taken.last, all.len() == 200 * 3004);
+        }
+        assert!(batches > 5);
+        let order: Vec<u8> = all.chunks(3004).map(|frame| frame[4]).collect();
+        assert_eq!(order, (0..200).collect::<Vec<u8>>());
     }
 }

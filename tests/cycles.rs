@@ -1,0 +1,179 @@
+//! Clients that come and go: what they leave behind. A process of its own, because it counts the
+//! process's open files, threads and memory.
+
+mod support;
+
+use std::fs;
+use std::sync::Mutex;
+use std::thread;
+
+use coracle::{BoxError, CloseCode, Flow, Message, Server, Session};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use support::*;
+
+/// What a process has; the two tests count one at a time.
+static COUNTING: Mutex<()> = Mutex::new(());
+
+/// Threads of clients.
+const CROWD: usize = 4;
+
+/// Memory that may be added while the numbers stay where they were: the allocator's own, and the
+/// pools and slabs that have met a larger crowd than before. A leak of 100 bytes for each
+/// connection would be 10 MB in the large test.
+const SLACK_KIB: usize = 3 * 1024;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    files: usize,
+    threads: usize,
+}
+
+impl Process {
+    fn now() -> Self {
+        let entries = |path| fs::read_dir(path).unwrap().count();
+        Self { files: entries("/proc/self/fd"), threads: entries("/proc/self/task") }
+    }
+}
+
+fn resident_kib() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// One client's whole life, in the way of its number. None of them makes the server log an error:
+/// the tests' log is kept in memory.
+fn live(server: &TestServer, n: usize) {
+    match n % 12 {
+        0 => {
+            let mut client = server.client();
+            client.echo("hello");
+            client.goodbye();
+        }
+        1 => server.client().reset(),
+        2 => server.raw().reset(),
+        3 => drop(server.raw()),
+        4 => {
+            let mut raw = server.raw();
+            raw.send(&handshake("/").as_bytes()[..60]);
+            if n % 24 == 4 { raw.reset() } else { drop(raw) }
+        }
+        5 => {
+            let answer = server.raw().ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+        }
+        6 => {
+            let mut client = server.client();
+            client.send(&frame(false, TEXT, &[b'x'; 5000])[..3000]);
+            drop(client);
+        }
+        7 => {
+            let mut client = server.client();
+            client.send_frame(TEXT, b"close");
+            client.expect_close(1000);
+        }
+        8 => {
+            let mut client = server.client();
+            client.send_frame(TEXT, b"abort");
+            assert_eq!(client.read_to_end(), b"");
+        }
+        9 => {
+            // Leaves much behind that nobody reads.
+            let mut client = server.client();
+            for _ in 0..4 {
+                client.send_frame(BINARY, &[7; 40_000]);
+            }
+            client.reset();
+        }
+        10 => {
+            let mut client = server.client();
+            client.send(b"\xff\xff");
+            client.expect_close(1002);
+        }
+        _ => within(async {
+            let mut stream = server.handle.connect().unwrap();
+            stream.write_all(handshake("/").as_bytes()).await.unwrap();
+            stream.write_all(&frame(true, BINARY, b"\r\n\r\n!")).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"!") {
+                let mut bytes = [0; 256];
+                let count = stream.read(&mut bytes).await.unwrap();
+                assert_ne!(count, 0);
+                answer.extend_from_slice(&bytes[..count]);
+            }
+        }),
+    }
+}
+
+/// Lets so many clients come and go, and waits until the server has seen that they are gone.
+fn crowd(server: &TestServer, clients: usize, rest: Process) {
+    thread::scope(|scope| {
+        for part in 0..CROWD {
+            scope.spawn(move || {
+                (0..clients).skip(part).step_by(CROWD).for_each(|n| live(server, n))
+            });
+        }
+    });
+    eventually("nobody is left", || server.handle.sessions().count() == 0);
+    eventually("files and threads are as many as before", || Process::now() == rest);
+}
+
+fn cycles(clients: usize) {
+    let _counting = COUNTING.lock();
+    let server = start(
+        Server::builder()
+            .on_message(async |session: &Session, message: Message| {
+                match message.as_text() {
+                    Some("abort") => session.abort(),
+                    Some("close") => return Ok(Flow::Close(CloseCode::NORMAL, "enough".into())),
+                    _ => session.send(message).await?,
+                }
+                Ok::<_, BoxError>(Flow::Continue)
+            })
+            .configure(|config| config.limits.sessions_per_address = Some(10_000)),
+    );
+    // What is made once, on both sides, is made now.
+    let mut client = server.client();
+    client.echo("hello");
+    client.goodbye();
+    live(&server, 11);
+    eventually("the first is gone", || server.handle.sessions().count() == 0);
+    let rest = settled();
+
+    crowd(&server, 1000, rest);
+    let before = resident_kib();
+    println!("after  1000: {rest:?}, registry 0, {before} KiB resident");
+    crowd(&server, clients - 1000, rest);
+    let after = resident_kib();
+    let registry = server.handle.sessions().count();
+    println!("after {clients}: {:?}, registry {registry}, {after} KiB resident", Process::now());
+    assert!(after < before + SLACK_KIB, "{before} KiB after 1000, {after} KiB after {clients}");
+    let report = server.finish();
+    assert_eq!(report.panics, 0);
+}
+
+/// The numbers of a process in which nothing ends any more: the client's end of a connection is
+/// closed before the server's.
+fn settled() -> Process {
+    let mut last = Process::now();
+    let mut same = 0;
+    eventually("the process is at rest", || {
+        thread::sleep(std::time::Duration::from_millis(1));
+        let now = Process::now();
+        same = if now == last { same + 1 } else { 0 };
+        last = now;
+        same == 100
+    });
+    last
+}
+
+#[test]
+fn thousands_of_clients_that_come_and_go_leave_nothing_behind() {
+    cycles(4000);
+}
+
+#[test]
+#[ignore = "takes minutes; `cargo test --test cycles -- --ignored --nocapture` prints its numbers"]
+fn a_hundred_thousand_clients_that_come_and_go_leave_nothing_behind() {
+    cycles(100_000);
+}

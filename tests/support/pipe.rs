@@ -1,0 +1,163 @@
+//! A peer over the pair in memory: its pipes hold exactly 64 KiB each, so a test can fill one to
+//! the last byte and knows what the server is waiting for.
+#![allow(dead_code, reason = "no test file uses everything")]
+
+use std::sync::mpsc;
+
+use coracle::{MemoryStream, Session};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::*;
+
+/// What one direction of the pair holds.
+pub const PIPE: usize = 64 * 1024;
+
+/// A payload that fills the pipe to the last byte, together with its header of four bytes.
+pub const PIPEFUL: usize = PIPE - 4;
+
+/// A client in memory that has been upgraded and reads only when it is told to.
+pub struct Pipe {
+    stream: MemoryStream,
+}
+
+impl Pipe {
+    pub fn connect(server: &TestServer) -> Self {
+        Self::connect_to(server, "/")
+    }
+
+    pub fn connect_to(server: &TestServer, target: &str) -> Self {
+        let mut pipe = Self::raw(server);
+        pipe.send(handshake(target).as_bytes());
+        let head = pipe.read_head();
+        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        pipe
+    }
+
+    /// Nothing has been said yet.
+    pub fn raw(server: &TestServer) -> Self {
+        Self { stream: server.handle.connect().expect("the server accepts") }
+    }
+
+    pub fn read_head(&mut self) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.extend_from_slice(&self.read_array::<1>());
+        }
+        String::from_utf8(head).expect("a head is text")
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        within(self.stream.write_all(bytes)).expect("the server reads");
+    }
+
+    /// False once the server has closed the connection.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        within(self.stream.write_all(bytes)).is_ok()
+    }
+
+    pub fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
+        self.send(&frame(true, opcode, payload));
+    }
+
+    #[track_caller]
+    pub fn read_array<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        within(self.stream.read_exact(&mut bytes)).expect("more bytes");
+        bytes
+    }
+
+    /// `None` at the end of the stream.
+    #[track_caller]
+    pub fn try_read_frame(&mut self) -> Option<Frame> {
+        let mut first = [0];
+        if within(self.stream.read(&mut first)).expect("a frame or the end") == 0 {
+            return None;
+        }
+        let [first] = first;
+        let [second] = self.read_array();
+        assert_eq!(first & 0x70, 0, "reserved bits are zero");
+        assert_eq!(second & 0x80, 0, "a server does not mask");
+        let len = match second {
+            126 => u16::from_be_bytes(self.read_array()).into(),
+            127 => u64::from_be_bytes(self.read_array()),
+            short => short.into(),
+        };
+        let mut payload = vec![0; usize::try_from(len).unwrap()];
+        within(self.stream.read_exact(&mut payload)).expect("a whole payload");
+        Some(Frame { fin: first & 0x80 != 0, opcode: first & 0x0F, payload })
+    }
+
+    #[track_caller]
+    pub fn read_frame(&mut self) -> Frame {
+        self.try_read_frame().expect("a frame, and not the end of the stream")
+    }
+
+    /// Every frame up to the end of the stream.
+    #[track_caller]
+    pub fn read_frames(&mut self) -> Vec<Frame> {
+        std::iter::from_fn(|| self.try_read_frame()).collect()
+    }
+
+    #[track_caller]
+    pub fn read_close(&mut self) -> (u16, String) {
+        close_of(&self.read_frame())
+    }
+
+    #[track_caller]
+    pub fn echo(&mut self, text: &str) {
+        self.send_frame(TEXT, text.as_bytes());
+        let frame = self.read_frame();
+        assert_eq!((frame.opcode, &frame.payload[..]), (TEXT, text.as_bytes()));
+    }
+
+    pub fn read_to_end(&mut self) -> Vec<u8> {
+        let mut all = Vec::new();
+        within(self.stream.read_to_end(&mut all)).expect("the end of the stream");
+        all
+    }
+
+    #[track_caller]
+    pub fn goodbye(mut self) {
+        self.send_frame(CLOSE, &1000_u16.to_be_bytes());
+        assert_eq!(self.read_close().0, 1000);
+        assert_eq!(self.read_to_end(), b"");
+    }
+}
+
+/// The code and the reason of a close frame.
+#[track_caller]
+pub fn close_of(frame: &Frame) -> (u16, String) {
+    assert_eq!(frame.opcode, CLOSE, "{frame:?}");
+    match &frame.payload[..] {
+        [] => (1005, String::new()),
+        [high, low, reason @ ..] => (
+            u16::from_be_bytes([*high, *low]),
+            String::from_utf8(reason.to_vec()).expect("a reason is text"),
+        ),
+        [_] => panic!("half a code"),
+    }
+}
+
+/// `on_open` for tests that need the session itself: `.on_open(opened(&sender))`.
+pub fn opened(
+    sender: &mpsc::Sender<Session>,
+) -> impl AsyncFn(&Session) + Send + Sync + 'static + use<> {
+    let sender = sender.clone();
+    async move |session: &Session| {
+        // The test may be over, and not care.
+        let _ = sender.send(session.clone());
+    }
+}
+
+/// Waits until the session has filled the pipe to a peer that does not read.
+#[track_caller]
+pub fn await_full_pipe(session: &Session) {
+    eventually("the pipe is full", || session.traffic().bytes_out >= PIPE as u64);
+    assert_eq!(session.traffic().bytes_out, PIPE as u64, "the peer reads nothing");
+}
+
+/// Waits until the session has read so many bytes.
+#[track_caller]
+pub fn await_bytes_in(session: &Session, bytes: usize) {
+    eventually("the server has read everything", || session.traffic().bytes_in >= bytes as u64);
+}
