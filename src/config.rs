@@ -111,11 +111,12 @@ pub struct Limits {
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
     /// Beyond it: 503 with `Retry-After`.
     pub sessions: Option<usize>,
-    /// Open connections of one IP address. Default `None`: three quarters of `sessions`, so that
-    /// no single address can keep all others out. Beyond it: 429 with `Retry-After`.
+    /// Open sessions of one IP address. Default `None`: three quarters of `sessions`, so that no
+    /// single address can keep all others out. Beyond it: 429 with `Retry-After`.
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of
-    /// `sessions`, at least 64. Beyond it a new connection is answered 503 at once.
+    /// `sessions`, at least 64. One address may have three quarters of them, and no more than it may
+    /// have sessions. Beyond it a new connection is answered 503 at once, without being read.
     pub handshakes: Option<usize>,
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config;
 
@@ -12,8 +12,16 @@ use crate::config;
 pub(crate) struct Limits {
     sessions: Gauge,
     handshakes: Gauge,
-    max_per_address: usize,
-    addresses: Mutex<HashMap<IpAddr, usize>>,
+    sessions_per_address: usize,
+    handshakes_per_address: usize,
+    addresses: Mutex<HashMap<IpAddr, Taken>>,
+}
+
+/// What one address has taken.
+#[derive(Default)]
+struct Taken {
+    sessions: usize,
+    handshakes: usize,
 }
 
 /// A number with an upper bound.
@@ -47,57 +55,75 @@ impl Limits {
         let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
         let sessions = config.sessions.unwrap_or((files / 4).saturating_mul(3).max(1));
         let quarters = |n| (sessions / 4).saturating_mul(n).max(1);
-        let max_per_address = config.sessions_per_address.unwrap_or(quarters(3));
+        let sessions_per_address = config.sessions_per_address.unwrap_or(quarters(3));
         let handshakes = config.handshakes.unwrap_or(quarters(1).max(64));
+        // One address can neither have more handshakes than sessions, nor keep all others out.
+        let handshakes_per_address = sessions_per_address.min((handshakes * 3).div_ceil(4));
         log::info!(
-            "limits: {sessions} sessions, {max_per_address} of one address, {handshakes} \
-             handshakes at a time ({files} open files)"
+            "limits: {sessions} sessions ({sessions_per_address} of one address), {handshakes} \
+             handshakes at a time ({handshakes_per_address} of one address); {files} open files"
         );
         Arc::new(Self {
             sessions: Gauge::new(sessions),
             handshakes: Gauge::new(handshakes),
-            max_per_address,
+            sessions_per_address,
+            handshakes_per_address,
             addresses: Mutex::default(),
         })
     }
 
-    /// A place for a handshake, if there is one.
-    pub(crate) fn handshake(self: &Arc<Self>) -> Option<Handshake> {
-        self.handshakes.take().then(|| Handshake(Arc::clone(self)))
+    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Taken>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a handshake, if there is one for this address.
+    pub(crate) fn handshake(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Handshake> {
+        if !self.handshakes.take() {
+            return None;
+        }
+        if let Some(ip) = address {
+            let mut addresses = self.addresses();
+            let taken = addresses.entry(ip).or_default();
+            if taken.handshakes >= self.handshakes_per_address {
+                self.handshakes.give();
+                return None;
+            }
+            taken.handshakes += 1;
+        }
+        Some(Handshake { limits: Arc::clone(self), address })
     }
 
     /// A place for a session, if its address and the server have one.
     pub(crate) fn session(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Full> {
+        if !self.sessions.take() {
+            return Err(Full::Sessions);
+        }
         if let Some(ip) = address {
-            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = addresses.entry(ip).or_default();
-            if *count >= self.max_per_address {
+            let mut addresses = self.addresses();
+            let taken = addresses.entry(ip).or_default();
+            if taken.sessions >= self.sessions_per_address {
+                self.sessions.give();
                 return Err(Full::Address);
             }
-            *count += 1;
+            taken.sessions += 1;
         }
-        // From here on it is given back by its guard, also if there is no place for the session.
-        let mut place = Place { limits: Arc::clone(self), address, session: false };
-        place.session = self.sessions.take();
-        if place.session { Ok(place) } else { Err(Full::Sessions) }
+        Ok(Place { limits: Arc::clone(self), address, held: true })
     }
-}
 
-impl Limits {
     /// Gives back the place of a session.
     pub(super) fn release(&self, address: Option<IpAddr>) {
         self.sessions.give();
-        self.leave(address);
+        self.leave(address, |taken| taken.sessions -= 1);
     }
 
-    fn leave(&self, address: Option<IpAddr>) {
+    fn leave(&self, address: Option<IpAddr>, subtract: impl FnOnce(&mut Taken)) {
         let Some(ip) = address else {
             return;
         };
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = addresses.get_mut(&ip) {
-            *count -= 1;
-            if *count == 0 {
+        let mut addresses = self.addresses();
+        if let Some(taken) = addresses.get_mut(&ip) {
+            subtract(taken);
+            if taken.sessions == 0 && taken.handshakes == 0 {
                 addresses.remove(&ip);
             }
         }
@@ -114,11 +140,15 @@ pub(crate) enum Full {
 }
 
 /// A handshake under way.
-pub(crate) struct Handshake(Arc<Limits>);
+pub(crate) struct Handshake {
+    limits: Arc<Limits>,
+    address: Option<IpAddr>,
+}
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.0.handshakes.give();
+        self.limits.handshakes.give();
+        self.limits.leave(self.address, |taken| taken.handshakes -= 1);
     }
 }
 
@@ -126,23 +156,21 @@ impl Drop for Handshake {
 pub(crate) struct Place {
     limits: Arc<Limits>,
     address: Option<IpAddr>,
-    session: bool,
+    held: bool,
 }
 
 impl Place {
     /// Whoever calls this gives the place back with [`Limits::release`].
     pub(super) fn hand_over(mut self) {
-        self.session = false;
-        self.address = None;
+        self.held = false;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.session {
-            self.limits.sessions.give();
+        if self.held {
+            self.limits.release(self.address);
         }
-        self.limits.leave(self.address);
     }
 }
 
@@ -161,12 +189,14 @@ mod tests {
 
     #[test]
     fn every_place_is_given_back() {
-        let limits = limits(3, 2, 2);
+        let limits = limits(3, 2, 3);
         let ip = IpAddr::from([127, 0, 0, 1]);
         for _ in 0..10 {
-            let handshakes: Vec<_> = (0..3).map(|_| limits.handshake()).collect();
+            let handshakes: Vec<_> = (0..3).map(|_| limits.handshake(Some(ip))).collect();
             let under_way: Vec<_> = handshakes.iter().map(Option::is_some).collect();
-            assert_eq!(under_way, [true, true, false]);
+            assert_eq!(under_way, [true, true, false], "two sessions, so two handshakes");
+            let other = limits.handshake(Some(IpAddr::from([127, 0, 0, 2])));
+            assert!(other.is_some() && limits.handshake(None).is_none());
             let places: Vec<_> = (0..3).map(|_| limits.session(Some(ip))).collect();
             let full: Vec<_> = places.iter().map(|place| place.as_ref().err()).collect();
             assert_eq!(full, [None, None, Some(&Full::Address)]);

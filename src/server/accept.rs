@@ -49,7 +49,7 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, duty: &Rc<Duty<H>>, mut listene
         match poll_fn(|cx| listener.poll_accept(cx)).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match duty.crew.hub.limits.handshake() {
+                match duty.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
                     Some(handshake) => {
                         let link = IncomingLink::Tcp(fd, peer);
                         duty.place(worker, Incoming { link, handshake });

@@ -79,7 +79,7 @@ impl ServerHandle {
         if crew.hub.shutdown.is_stopping() {
             return Err(refused(std::io::ErrorKind::ConnectionRefused));
         }
-        let Some(handshake) = crew.hub.limits.handshake() else {
+        let Some(handshake) = crew.hub.limits.handshake(None) else {
             return Err(refused(std::io::ErrorKind::WouldBlock));
         };
         let (server, client) = pair();

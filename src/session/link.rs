@@ -204,6 +204,9 @@ impl Link {
     /// Sends what there is, and comes back when the others have had their turn.
     fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
+        if self.batch.is_some() {
+            self.heed_request();
+        }
         if self.stage == Stage::Done {
             return Poll::Ready(None);
         }
@@ -577,11 +580,10 @@ impl Link {
                 ending.reason = close.map(|close| close.reason).unwrap_or_default();
             }
         }
+        // What the callbacks have queued before leaves first: the peer reads until it has our close
+        // frame (RFC 6455 section 5.5.1).
         if sent {
             self.finish();
-        } else {
-            // It has said that it will not listen: only what is half-way out must be completed.
-            self.drop_queue();
         }
     }
 

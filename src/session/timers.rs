@@ -33,6 +33,8 @@ pub(super) struct Timers {
 /// The ping that has not been answered.
 struct Ping {
     payload: [u8; 8],
+    /// The peer has been heard of since it was flushed. Kept for the round trip only.
+    answered: bool,
     /// `NEVER` until the kernel has it: the peer is not blamed for our queue.
     flushed: Time,
     flushed_precisely: Time,
@@ -73,6 +75,14 @@ impl Timers {
     #[inline]
     pub(super) fn heard(&mut self, now: Time) {
         self.heard = now;
+        if let Some(ping) = &mut self.ping {
+            // Both times are of the coarse clock, so a byte that came after the ping left is never
+            // taken for one that came before.
+            if !ping.answered && now >= ping.flushed {
+                ping.answered = true;
+                self.moved = true;
+            }
+        }
     }
 
     /// A message has come from the peer.
@@ -84,7 +94,7 @@ impl Timers {
     /// While the handler works and a message waits for it, nothing is read: silence is not the
     /// peer's.
     pub(super) fn not_listening(&mut self, now: Time) {
-        self.heard = now;
+        self.heard(now);
         self.message = now;
     }
 
@@ -112,8 +122,12 @@ impl Timers {
     /// The payload of a new ping; `flushed` must follow.
     pub(super) fn ping(&mut self, precise: Time) -> [u8; 8] {
         let payload = precise.as_micros().to_be_bytes();
-        self.ping =
-            Some(Box::new(Ping { payload, flushed: Time::NEVER, flushed_precisely: Time::NEVER }));
+        self.ping = Some(Box::new(Ping {
+            payload,
+            answered: false,
+            flushed: Time::NEVER,
+            flushed_precisely: Time::NEVER,
+        }));
         payload
     }
 
@@ -144,8 +158,8 @@ impl Timers {
             return stall.min(self.closing + timeouts.close);
         }
         let liveness = match &self.ping {
-            None => after(self.heard, timeouts.ping),
-            Some(ping) => ping.flushed + timeouts.pong,
+            Some(ping) if !ping.answered => ping.flushed + timeouts.pong,
+            _ => after(self.heard, timeouts.ping),
         };
         let idle = after(self.message, timeouts.idle);
         stall.min(liveness).min(idle).min(self.lifetime_end)
@@ -173,15 +187,11 @@ impl Timers {
         if now >= after(self.message, timeouts.idle) {
             return Some(Expired::Timer(Timer::Idle));
         }
-        // Any byte since the ping left is a sign of life. Both times are of the coarse clock, so a
-        // byte that came after the ping is never taken for one that came before.
-        if self.ping.as_ref().is_some_and(|ping| self.heard >= ping.flushed) {
-            self.ping = None;
-        }
         match &self.ping {
-            Some(ping) if now >= ping.flushed + timeouts.pong => Some(Expired::Timer(Timer::Pong)),
-            None if now >= after(self.heard, timeouts.ping) => Some(Expired::SendPing),
-            _ => None,
+            Some(ping) if !ping.answered => {
+                (now >= ping.flushed + timeouts.pong).then_some(Expired::Timer(Timer::Pong))
+            }
+            _ => (now >= after(self.heard, timeouts.ping)).then_some(Expired::SendPing),
         }
     }
 

@@ -61,7 +61,7 @@ enum State {
         len: u8,
     },
     Payload(Frame),
-    /// Behind a close frame.
+    /// Behind a close frame, or behind something that cannot be understood.
     Closed,
 }
 
@@ -122,9 +122,22 @@ impl Codec {
     ///
     /// # Errors
     ///
-    /// After a violation the codec must not be used again. What came before it has been returned.
+    /// What came before the violation has been returned, and what comes after it is discarded.
     #[inline]
     pub(crate) fn next(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+    ) -> Result<Option<Event>, Violation> {
+        let event = self.next_unless_broken(input, bounds);
+        if event.is_err() {
+            *self = Self { state: State::Closed, ..Self::default() };
+        }
+        event
+    }
+
+    #[inline]
+    fn next_unless_broken(
         &mut self,
         input: &mut &mut [u8],
         bounds: &Bounds,
