@@ -207,6 +207,12 @@ const FAILURES: &[End] = &[
     }),
 ];
 
+/// Sends a handshake, which a server that turns the connection away does not read any more.
+fn attempt(mut raw: Raw) -> Answer {
+    let _ = raw.stream.write_all(handshake("/").as_bytes());
+    read_answer(raw)
+}
+
 /// Comes again later.
 #[track_caller]
 fn expect_later(answer: &Answer, status: u16) {
@@ -286,13 +292,14 @@ fn the_place_of_a_session_is_free_after_every_kind_of_end() {
 }
 
 #[test]
-fn one_connection_more_than_an_address_may_have_is_told_to_come_later() {
+fn one_session_more_than_an_address_may_have_is_told_to_come_later() {
     let server = start(app().configure(|config| config.limits.sessions_per_address = Some(2)));
     let mut first = client_of("/", raw_from(2, &server));
     let mut second = client_of("/", raw_from(2, &server));
-    let mut third = raw_from(2, &server);
-    third.send(handshake("/").as_bytes());
-    expect_later(&read_answer(third), 429);
+    // Their handshakes are over when these come back.
+    first.echo("hello");
+    second.echo("hello");
+    expect_later(&attempt(raw_from(2, &server)), 429);
     for host in 3..20 {
         client_of("/", raw_from(host, &server)).goodbye();
     }
@@ -325,12 +332,16 @@ fn the_place_of_an_address_is_free_after_every_kind_of_end() {
     for ((name, end), host) in ENDS.iter().chain(FAILURES).zip(2..) {
         eprintln!("{name}");
         end(raw_from(host, &server));
-        let mut client = let_in(|| raw_from(host, &server), &[429]);
+        let mut client = let_in(|| raw_from(host, &server), &[429, 503]);
         client.echo("in its place");
-        // There is one place, and not two.
-        let mut second = raw_from(host, &server);
-        second.send(handshake("/").as_bytes());
-        expect_later(&read_answer(second), 429);
+        // There is one place, and not two; nor may it shake hands twice at a time, so that what
+        // was refused before has to be gone.
+        eventually("the address is told that it has its session", || {
+            let refused = attempt(raw_from(host, &server));
+            assert!(matches!(refused.status, 429 | 503), "{refused:?}");
+            assert_eq!(refused.header("retry-after"), Some("5"));
+            refused.status == 429
+        });
         // No other address is concerned.
         client_of("/", raw_from(host + 100, &server)).goodbye();
         client.goodbye();
@@ -398,12 +409,34 @@ fn silent_connections_of_one_address_leave_room_for_others() {
         config.limits.sessions_per_address = Some(2);
     }));
     let silent: Vec<Raw> = (0..8).map(|_| raw_from(2, &server)).collect();
-    let mut other = raw_from(3, &server);
-    let _ = other.stream.write_all(handshake("/").as_bytes());
-    let head = other.read_head();
-    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    let mut other = client_of("/", raw_from(3, &server));
+    other.echo("let in");
     other.goodbye();
     drop(silent);
+    server.finish();
+}
+
+#[test]
+fn one_address_cannot_take_every_place_for_handshakes() {
+    // The same with a limit for the sessions of an address that is too high to help, as the default
+    // is: an address may have three quarters of the handshakes.
+    let server = start(app().configure(|config| {
+        config.limits.handshakes = Some(8);
+        config.limits.sessions_per_address = Some(1000);
+    }));
+    let silent: Vec<Raw> = (0..6).map(|_| raw_from(2, &server)).collect();
+    for _ in 0..3 {
+        let answer = read_answer(raw_from(2, &server));
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{answer:?}");
+    }
+    let mut other = client_of("/", raw_from(3, &server));
+    other.echo("let in");
+    other.goodbye();
+    // And those that were first are not disturbed by those that came too late.
+    for raw in silent {
+        client_of("/", raw).goodbye();
+    }
+    client_of("/", raw_from(2, &server)).goodbye();
     server.finish();
 }
 
@@ -622,13 +655,10 @@ fn without_settings_the_limits_follow_the_limit_of_open_files() {
     let process = Process::start(64, 0);
     let raw_from = |host| connect_from(host, process.addr);
     let mut clients: Vec<Raw> = (0..36).map(|_| client_of("/", raw_from(2))).collect();
-    let mut one_more = raw_from(2);
-    one_more.send(handshake("/").as_bytes());
-    expect_later(&read_answer(one_more), 429);
+    clients[35].echo("hello");
+    expect_later(&attempt(raw_from(2)), 429);
     clients.extend((0..12).map(|_| client_of("/", raw_from(3))));
-    let mut one_more = raw_from(4);
-    one_more.send(handshake("/").as_bytes());
-    expect_later(&read_answer(one_more), 503);
+    expect_later(&attempt(raw_from(4)), 503);
     for client in &mut clients {
         client.echo("not disturbed");
     }

@@ -90,6 +90,7 @@ impl Worker {
         let key = self.tasks.borrow().vacant_key();
         let future = make(TaskEntry { worker: Rc::clone(self), key });
         // Nothing of the future runs before the worker's next turn.
+        // The executor catches a panic, which thus ends its own task only.
         let task = self.executor.spawn(future);
         let inserted = self.tasks.borrow_mut().insert(task);
         debug_assert_eq!(inserted, key);
@@ -236,6 +237,9 @@ impl TaskEntry {
 
 impl Drop for TaskEntry {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error!("worker {}: a task panicked; the others go on", self.worker.index);
+        }
         let task = self.worker.tasks.borrow_mut().try_remove(self.key);
         // Not dropped: that would cancel the very task that is about to finish.
         if let Some(task) = task {

@@ -7,6 +7,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
 use crate::executor::{Size, Time, Worker};
-use crate::hub::{Hub, Profile};
+use crate::hub::{Full, Hub, Membership, Profile};
 use crate::session::{Handler, panic_text};
 use crate::transport::Transport;
 
@@ -39,18 +40,16 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 64 * 1024;
 
 /// A client that has got its 101.
-pub(crate) struct Admitted<P> {
-    pub(crate) profile: Profile,
+pub(crate) struct Admitted {
+    pub(crate) membership: Membership,
     /// What came after the head.
     pub(crate) input: Vec<u8>,
-    /// What `reserve` has reserved.
-    pub(crate) place: P,
 }
 
 /// What the front door needs to know.
 pub(crate) struct Door<'a, H> {
     pub(crate) worker: &'a Rc<Worker>,
-    pub(crate) hub: &'a Hub,
+    pub(crate) hub: &'a Arc<Hub>,
     pub(crate) handler: &'a H,
     pub(crate) peer: Option<SocketAddr>,
     /// The request was a HEAD: its answer has no body.
@@ -75,7 +74,7 @@ impl From<Refusal> for Outcome {
 impl<'a, H: Handler> Door<'a, H> {
     pub(crate) fn new(
         worker: &'a Rc<Worker>,
-        hub: &'a Hub,
+        hub: &'a Arc<Hub>,
         handler: &'a H,
         peer: Option<SocketAddr>,
     ) -> Self {
@@ -85,15 +84,11 @@ impl<'a, H: Handler> Door<'a, H> {
     /// Receives one request and answers it. `None`: there is no session, and the transport can be
     /// dropped.
     ///
-    /// `reserve` takes a place for a session, before the application is asked.
-    pub(crate) async fn admit<P>(
-        &self,
-        transport: &mut Transport,
-        reserve: impl FnOnce() -> Result<P, Refusal>,
-    ) -> Option<Admitted<P>> {
+    /// A place for a session is taken before the application is asked.
+    pub(crate) async fn admit(&self, transport: &mut Transport) -> Option<Admitted> {
         let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
         let outcome = future::or(
-            self.handshake(transport, deadline, reserve),
+            self.handshake(transport, deadline),
             future::or(
                 async {
                     self.worker.sleep_until(deadline).await;
@@ -133,19 +128,21 @@ impl<'a, H: Handler> Door<'a, H> {
             .await;
     }
 
-    async fn handshake<P>(
+    async fn handshake(
         &self,
         transport: &mut Transport,
         deadline: Time,
-        reserve: impl FnOnce() -> Result<P, Refusal>,
-    ) -> Result<Admitted<P>, Outcome> {
+    ) -> Result<Admitted, Outcome> {
         let (head, input) = self.read_head(transport, deadline).await?;
         let request = Request::parse(head, self.peer, MAX_HEADERS)?;
         self.head_only.set(request.method() == Method::HEAD);
         self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
-        let place = reserve()?;
-        let upgrade = match AssertUnwindSafe(self.handler.accept(&request)).catch_unwind().await {
+        let address = self.peer.map(|peer| peer.ip());
+        let place = self.hub.limits.session(address).map_err(full)?;
+        // Called inside of the guard: a panic may come before there is a future.
+        let accept = AssertUnwindSafe(async { self.handler.accept(&request).await });
+        let upgrade = match accept.catch_unwind().await {
             Ok(Ok(upgrade)) => upgrade,
             Ok(Err(response)) => return Err(Outcome::Refused(response)),
             Err(panic) => {
@@ -155,21 +152,17 @@ impl<'a, H: Handler> Door<'a, H> {
             }
         };
         let mut answer = self.worker.pool().take(Size::default());
-        let accepted = upgrade::accept(&offer, &request, &upgrade, &mut answer);
-        let written = match accepted {
-            Ok(()) => {
-                self.answering.set(true);
-                write_all(transport, &answer).await.map_err(Outcome::Gone)
-            }
-            Err(refusal) => {
-                log::error!("{}: {refusal}", self.name());
-                Err(refusal.into())
-            }
-        };
-        self.worker.pool().give(answer);
-        written?;
+        if let Err(refusal) = upgrade::accept(&offer, &request, &upgrade, &mut answer) {
+            log::error!("{}: {refusal}", self.name());
+            return Err(refusal.into());
+        }
+        // Before the client can know of it: whoever has seen the 101 finds the session.
         let profile = Profile::new(self.peer, request.target(), upgrade.subprotocol, upgrade.data);
-        Ok(Admitted { profile, input, place })
+        let membership = self.hub.open(profile, place, self.worker.now());
+        self.answering.set(true);
+        write_all(transport, &answer).await.map_err(Outcome::Gone)?;
+        self.worker.pool().give(answer);
+        Ok(Admitted { membership, input })
     }
 
     /// The head with its blank line, and what came after it.
@@ -282,4 +275,12 @@ async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()
         bytes = &bytes[written..];
     }
     Ok(())
+}
+
+/// What a client is told that finds no place.
+fn full(full: Full) -> Refusal {
+    match full {
+        Full::Sessions => Refusal::unavailable("the server has as many sessions as it may have"),
+        Full::Address => Refusal::too_many_requests("too many sessions from this address"),
+    }
 }

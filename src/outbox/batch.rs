@@ -135,13 +135,14 @@ impl Batch {
         self.sent == self.bytes.len() + self.large_bytes
     }
 
-    /// What is to be sent, in the first `n` of `slices`.
+    /// What is to be sent, if it is in one piece.
     #[inline]
+    pub(crate) fn single(&self) -> Option<&[u8]> {
+        if self.large.is_empty() { self.bytes.get(self.sent..) } else { None }
+    }
+
+    /// What is to be sent, in the first `n` of `slices`.
     pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
-        if self.large.is_empty() {
-            slices[0] = IoSlice::new(&self.bytes[self.sent..]);
-            return 1;
-        }
         let mut count = 0;
         let mut skip = self.sent;
         let mut add = |part: &'a [u8]| {

@@ -9,6 +9,7 @@
 mod batch;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -46,6 +47,9 @@ pub(crate) enum Request {
 
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    /// The driver waits and has looked at everything in the state. Set under the lock; cleared by
+    /// whoever wakes the driver, and by the driver itself when something else has woken it.
+    parked: AtomicBool,
     /// Told when there is room again, and when there never will be.
     room: Event,
 }
@@ -60,8 +64,6 @@ struct State {
     rare: Option<Box<Rare>>,
     /// Nothing is accepted any more.
     closed: bool,
-    /// The driver waits and has looked at everything above.
-    parked: bool,
     /// The driver waits for the peer to take what it has.
     stalled: bool,
     driver: Option<Waker>,
@@ -76,12 +78,6 @@ struct Rare {
 }
 
 impl State {
-    /// The driver's waker, if it must be woken for what has just been put in.
-    #[inline]
-    fn unpark(&mut self) -> Option<Waker> {
-        if std::mem::take(&mut self.parked) { self.driver.clone() } else { None }
-    }
-
     fn push(&mut self, message: Message) {
         // A stalled session has small batches of its own; see `Outbox::park`.
         let stalled = self.stalled;
@@ -115,12 +111,29 @@ impl State {
 
 impl Outbox {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), room: Event::new() }
+        Self { state: Mutex::default(), parked: AtomicBool::new(false), room: Event::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while the lock is held can only come from the allocator; the counts are valid.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The driver's waker, if it must be woken for what has just been put in.
+    #[inline]
+    fn unpark(&self, state: &State) -> Option<Waker> {
+        if !self.parked.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.parked.store(false, Ordering::Relaxed);
+        state.driver.clone()
+    }
+
+    /// For the driver, when it runs: what is put in from now on need not wake it, because it looks
+    /// at everything before it waits again.
+    #[inline]
+    pub(crate) fn awake(&self) {
+        self.parked.store(false, Ordering::Relaxed);
     }
 
     /// Queues a message, or gives it back.
@@ -140,7 +153,7 @@ impl Outbox {
         state.buffered.messages += 1;
         state.buffered.bytes += message.len();
         state.push(message);
-        let waker = state.unpark();
+        let waker = self.unpark(&state);
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         Ok(())
@@ -158,7 +171,7 @@ impl Outbox {
             return false;
         }
         state.rare.get_or_insert_default().ping = Some(payload.into());
-        let waker = state.unpark();
+        let waker = self.unpark(&state);
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         true
@@ -173,7 +186,7 @@ impl Outbox {
         }
         state.closed = true;
         state.rare.get_or_insert_default().request = Some(request);
-        let waker = state.unpark();
+        let waker = self.unpark(&state);
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         self.room.notify(usize::MAX);
@@ -221,7 +234,7 @@ impl Outbox {
             Some(driver) if driver.will_wake(waker) => {}
             _ => state.driver = Some(waker.clone()),
         }
-        state.parked = true;
+        self.parked.store(true, Ordering::Relaxed);
         true
     }
 
@@ -236,7 +249,6 @@ impl Outbox {
         let mut state = self.lock();
         self.written(&mut state, written);
         state.closed = true;
-        state.parked = false;
         let dropped = (state.filling.take(), state.full.take(), state.driver.take());
         let undelivered = state.buffered;
         drop(state);
@@ -276,7 +288,7 @@ impl Taken {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
     use super::*;
@@ -342,6 +354,11 @@ mod tests {
         outbox.try_push("b".into(), BOUNDS).unwrap();
         outbox.try_push("c".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        drop(outbox.take(Buffered::default()));
+        assert!(outbox.park(Buffered::default(), &waker, false));
+        outbox.awake();
+        outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
     }
 
     #[test]

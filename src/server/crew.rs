@@ -19,8 +19,7 @@ use smol::channel::{Receiver, Sender};
 use super::accept;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, TaskEntry, Worker};
-use crate::http::front::Door;
-use crate::http::refusal::Refusal;
+use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
@@ -355,11 +354,9 @@ async fn open<H: Handler>(
 ) -> Option<(Box<Link>, Membership)> {
     let hub = &duty.crew.hub;
     let Arrival { mut transport, peer, handshake } = *arrival;
-    let reserve = || hub.limits.session(peer.map(|peer| peer.ip())).map_err(full);
     let door = Door::new(worker, hub, &*duty.handler, peer);
-    let admitted = door.admit(&mut transport, reserve).await?;
+    let Admitted { membership, input } = door.admit(&mut transport).await?;
     drop(handshake);
-    let membership = hub.open(admitted.profile, admitted.place, worker.now());
     let member = membership.member();
     log::debug!(
         "session {}: open on worker {}, from {} for {}; {} sessions",
@@ -369,16 +366,6 @@ async fn open<H: Handler>(
         member.profile.target(),
         hub.count(),
     );
-    let link = Link::new(worker, transport, admitted.input, member);
+    let link = Link::new(worker, transport, input, member);
     Some((Box::new(link), membership))
-}
-
-/// What a client is told that finds no place.
-fn full(full: hub::Full) -> Refusal {
-    match full {
-        hub::Full::Sessions => {
-            Refusal::unavailable("the server has as many sessions as it may have")
-        }
-        hub::Full::Address => Refusal::too_many_requests("too many sessions from this address"),
-    }
 }

@@ -17,10 +17,10 @@ use super::{Cause, Closed, Link};
 /// closes the socket, and `close` is not called.
 pub(crate) async fn drive<H: Handler, G>(mut link: Box<Link>, guards: G, handler: &H) {
     let session = link.session().clone();
-    let opened = alongside(&mut link, pin!(handler.open(&session))).await;
+    let opened = alongside(&mut link, pin!(call(|| handler.open(&session)))).await;
     conclude(&mut link, handler, opened).await;
     while let Some(message) = poll_fn(|cx| link.poll_message(cx)).await {
-        let outcome = alongside(&mut link, pin!(handler.message(&session, message))).await;
+        let outcome = alongside(&mut link, pin!(call(|| handler.message(&session, message)))).await;
         if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
             conclude(&mut link, handler, outcome).await;
         }
@@ -31,7 +31,7 @@ pub(crate) async fn drive<H: Handler, G>(mut link: Box<Link>, guards: G, handler
     let hub = &session.member().hub;
     hub.ended(link.was_cut());
     report(&link, &closed);
-    let finished = alongside(&mut link, pin!(handler.close(&session, &closed))).await;
+    let finished = alongside(&mut link, pin!(call(|| handler.close(&session, &closed)))).await;
     match finished {
         Some(Ok(())) => {}
         Some(Err(panic)) => count_panic(&link, "on_close", &panic),
@@ -66,13 +66,21 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     }
     link.handler_failed(cause);
     let session = link.session().clone();
-    if let Some(Err(panic)) = alongside(link, pin!(handler.error(&session, &error))).await {
+    if let Some(Err(panic)) = alongside(link, pin!(call(|| handler.error(&session, &error)))).await
+    {
         count_panic(link, "on_error", &panic);
     }
 }
 
 /// What a callback came to: its output, or the text of its panic.
 type Caught<T> = Result<T, String>;
+
+/// A callback, called but not yet polled, or what is left of it when that panicked already.
+fn call<F>(callback: impl FnOnce() -> F) -> Callback<F> {
+    panic::catch_unwind(AssertUnwindSafe(callback)).ok()
+}
+
+type Callback<F> = Option<F>;
 
 /// Waits for a callback while the link goes on. `None`: the session has ended and the callback has
 /// not, for longer than it may.
@@ -81,11 +89,14 @@ type Caught<T> = Result<T, String>;
 /// pinned it, so that its future is never moved.
 async fn alongside<F: Future>(
     link: &mut Link,
-    mut callback: Pin<&mut F>,
+    mut callback: Pin<&mut Callback<F>>,
 ) -> Option<Caught<F::Output>> {
     let started = link.worker().now();
     poll_fn(|cx| {
-        match panic::catch_unwind(AssertUnwindSafe(|| callback.as_mut().poll(cx))) {
+        let Some(future) = callback.as_mut().as_pin_mut() else {
+            return Poll::Ready(Some(Err("before its first await".to_owned())));
+        };
+        match panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(Poll::Ready(output)) => return Poll::Ready(Some(Ok(output))),
             Ok(Poll::Pending) => {}
             Err(payload) => return Poll::Ready(Some(Err(panic_text(&*payload)))),
@@ -93,6 +104,11 @@ async fn alongside<F: Future>(
         if link.poll_background(cx).is_ready() {
             let deadline = link.grace_ends(started);
             if link.worker().now() >= deadline {
+                // What it holds may panic when it is dropped.
+                let dropped = panic::catch_unwind(AssertUnwindSafe(|| callback.set(None)));
+                if let Err(payload) = dropped {
+                    count_panic(link, "a dropped callback", &panic_text(&*payload));
+                }
                 return Poll::Ready(None);
             }
             link.wake_at(deadline, cx.waker());

@@ -170,6 +170,7 @@ impl Link {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
+        self.session.member().outbox.awake();
         self.heed_stop();
         if self.timers.is_due(self.worker.now()) {
             self.heed_timers();
@@ -543,6 +544,15 @@ impl Link {
         if self.ending.is_some() {
             return;
         }
+        // Whoever asked before, and has not been heard yet, was first.
+        let requested = self.session.member().outbox.take_request();
+        let (by, cause, farewell, then) = match requested {
+            Some(Request::Close(close)) if by == Side::Server => {
+                (by, Cause::Requested, Some(close), Then::AwaitPeer)
+            }
+            Some(Request::Abort) => (Side::Server, Cause::Aborted, None, Then::Finish),
+            _ => (by, cause, farewell, then),
+        };
         self.ending = Some(Box::new(Ending {
             by,
             cause,
@@ -712,9 +722,11 @@ fn write(
     written: &mut usize,
 ) -> Poll<io::Result<()>> {
     while !batch.is_empty() {
-        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = batch.slices(&mut slices);
-        match ready!(transport.poll_write(cx, &slices[..count])) {
+        let polled = match batch.single() {
+            Some(bytes) => transport.poll_write(cx, &[IoSlice::new(bytes)]),
+            None => write_vectored(cx, batch, transport),
+        };
+        match ready!(polled) {
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Ok(taken) => {
                 batch.advance(taken);
@@ -724,4 +736,14 @@ fn write(
         }
     }
     Poll::Ready(Ok(()))
+}
+
+fn write_vectored(
+    cx: &mut Context<'_>,
+    batch: &Batch,
+    transport: &mut Transport,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let count = batch.slices(&mut slices);
+    transport.poll_write(cx, &slices[..count])
 }

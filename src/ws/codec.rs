@@ -351,3 +351,18 @@ fn close(payload: &[u8]) -> Result<Option<CloseFrame>, Violation> {
     })?;
     Ok(Some(CloseFrame { code, reason: reason.into() }))
 }
+
+#[cfg(test)]
+impl Codec {
+    /// Bytes of heap that the unfinished message or control frame holds.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let message = self.message.as_deref().map_or(0, |message| {
+            let payload = match &message.payload {
+                Payload::Text(text) => text.capacity(),
+                Payload::Binary(bytes) => bytes.capacity(),
+            };
+            size_of::<Assembly>() + payload
+        });
+        self.control.as_ref().map_or(0, |control| control.capacity()) + message
+    }
+}

@@ -11,5 +11,8 @@ mod frame;
 mod mask;
 mod utf8;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use codec::{Bounds, Codec, Event, Violation};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};

@@ -20,6 +20,11 @@ impl Utf8 {
         self.text.len() + usize::from(self.tail_len)
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Invalid> {
         // A character is at most four bytes: complete the pending one byte by byte.
         while self.tail_len > 0 {
