@@ -37,7 +37,9 @@ pub(crate) struct Wheel {
 }
 
 struct Entry {
-    waker: Option<Waker>,
+    /// One that does nothing, until it is first set. Not an `Option`, so that the slab finds room
+    /// for its own flag.
+    waker: Waker,
     /// The tick at which it fires; `u64::MAX` when it is not set (and then it is in no list).
     due: u64,
     previous: u32,
@@ -56,8 +58,12 @@ impl Wheel {
 
     /// A new entry that is not set.
     pub(crate) fn insert(&mut self) -> Key {
-        let key =
-            self.entries.insert(Entry { waker: None, due: u64::MAX, previous: NONE, next: NONE });
+        let key = self.entries.insert(Entry {
+            waker: Waker::noop().clone(),
+            due: u64::MAX,
+            previous: NONE,
+            next: NONE,
+        });
         // More than four billion timers do not fit in memory.
         Key(key as u32)
     }
@@ -74,10 +80,7 @@ impl Wheel {
         // In the past: with the next tick, so that firing always goes through `advance`.
         let due = due.max(self.current + 1);
         let entry = &mut self.entries[key.0 as usize];
-        match &mut entry.waker {
-            Some(old) if old.will_wake(waker) => {}
-            slot => *slot = Some(waker.clone()),
-        }
+        entry.waker.clone_from(waker);
         if entry.due == due {
             return;
         }
@@ -109,7 +112,7 @@ impl Wheel {
             let entry = &mut self.entries[at as usize];
             let next = entry.next;
             if entry.due <= target {
-                fired.extend(entry.waker.clone());
+                fired.push(entry.waker.clone());
                 self.unlink(at);
             }
             at = next;
@@ -118,7 +121,7 @@ impl Wheel {
 
     /// The wakers of all entries, set or not: everybody who waits for anything has one here.
     pub(crate) fn wakers(&self) -> Vec<Waker> {
-        self.entries.iter().filter_map(|(_, entry)| entry.waker.clone()).collect()
+        self.entries.iter().map(|(_, entry)| entry.waker.clone()).collect()
     }
 
     /// When the next slot that has entries is over, for the worker to sleep until.

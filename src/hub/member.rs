@@ -1,7 +1,7 @@
 //! What everyone shares of one session: who it is, its outbox, its numbers.
 
 use std::any::Any;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -22,9 +22,16 @@ pub(crate) struct Member {
 
 /// What the handshake leaves behind.
 pub(crate) struct Profile {
-    pub(crate) peer: Option<SocketAddr>,
+    peer: Peer,
     /// `None` for a plain request of `/`, which many servers see nothing else than.
     extra: Option<Box<Extra>>,
+}
+
+/// An optional [`SocketAddr`] in half of the memory, for all but IPv6.
+enum Peer {
+    None,
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
 }
 
 struct Extra {
@@ -45,7 +52,21 @@ impl Profile {
             let subprotocol = subprotocol.map(String::into_boxed_str);
             Box::new(Extra { target: target.into(), subprotocol, data })
         });
+        let peer = match peer {
+            None => Peer::None,
+            Some(SocketAddr::V4(v4)) => Peer::V4(v4),
+            Some(SocketAddr::V6(v6)) => Peer::V6(Box::new(v6)),
+        };
         Self { peer, extra }
+    }
+
+    /// The other end of the socket.
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        match &self.peer {
+            Peer::None => None,
+            Peer::V4(v4) => Some((*v4).into()),
+            Peer::V6(v6) => Some((**v6).into()),
+        }
     }
 
     /// Path and query, as they stood in the request line.

@@ -112,7 +112,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let Member { hub, id, profile, .. } = &*self.0;
         hub.registry.remove(*id);
-        hub.limits.release(profile.peer.map(|peer| peer.ip()));
+        hub.limits.release(profile.peer().map(|peer| peer.ip()));
         self.0.outbox.clear(Buffered::default());
     }
 }

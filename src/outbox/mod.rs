@@ -66,6 +66,9 @@ struct State {
     closed: bool,
     /// The driver waits for the peer to take what it has.
     stalled: bool,
+    /// Somebody may listen to `room`. An event allocates when it is notified for the first time,
+    /// and most sessions never need one.
+    awaited: bool,
     driver: Option<Waker>,
 }
 
@@ -161,7 +164,15 @@ impl Outbox {
 
     /// Hears when trying again may help. Made first, then tried, then awaited.
     pub(crate) fn room(&self) -> EventListener {
-        self.room.listen()
+        let listener = self.room.listen();
+        self.lock().awaited = true;
+        listener
+    }
+
+    fn wake_senders(&self, state: &mut State) {
+        if std::mem::take(&mut state.awaited) {
+            self.room.notify(usize::MAX);
+        }
     }
 
     /// Puts a ping in the control lane. Returns whether the session is still open.
@@ -186,16 +197,17 @@ impl Outbox {
         }
         state.closed = true;
         state.rare.get_or_insert_default().request = Some(request);
+        self.wake_senders(&mut state);
         let waker = self.unpark(&state);
         drop(state);
         waker.into_iter().for_each(Waker::wake);
-        self.room.notify(usize::MAX);
     }
 
     /// Accepts nothing more; whoever waits for room learns it. What is queued stays.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
-        self.room.notify(usize::MAX);
+        let mut state = self.lock();
+        state.closed = true;
+        self.wake_senders(&mut state);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -251,9 +263,9 @@ impl Outbox {
         state.closed = true;
         let dropped = (state.filling.take(), state.full.take(), state.driver.take());
         let undelivered = state.buffered;
+        self.wake_senders(&mut state);
         drop(state);
         drop(dropped);
-        self.room.notify(usize::MAX);
         undelivered
     }
 
@@ -261,8 +273,7 @@ impl Outbox {
         if written.messages > 0 {
             state.buffered.messages -= written.messages;
             state.buffered.bytes -= written.bytes;
-            // Without a listener this is one relaxed load.
-            self.room.notify(usize::MAX);
+            self.wake_senders(state);
         }
     }
 }

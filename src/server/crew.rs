@@ -306,7 +306,11 @@ impl<H: Handler> Duty<H> {
             },
         };
         worker.spawn(|entry| {
-            connection(entry, load, Box::new(Arrival { transport, peer, handshake }))
+            connection(
+                entry,
+                load,
+                Box::new(Arrival { transport: Box::new(transport), peer, handshake }),
+            )
         });
     }
 }
@@ -331,7 +335,7 @@ impl Drop for Leave {
 
 /// A connection before its handshake.
 struct Arrival {
-    transport: Transport,
+    transport: Box<Transport>,
     peer: Option<SocketAddr>,
     handshake: hub::Handshake,
 }
@@ -339,11 +343,27 @@ struct Arrival {
 /// A connection from its first byte to its last.
 ///
 /// What only the handshake needs is on the heap, and freed with it; what this future holds is what
-/// every idle session costs.
-async fn connection<H: Handler>(entry: TaskEntry, load: Load<H>, arrival: Box<Arrival>) {
-    if let Some((link, membership)) = Box::pin(open(entry.worker(), &load.0, arrival)).await {
-        drive(link, membership, &*load.0.handler).await;
+/// every idle session costs. An `async fn` would hold its arguments twice.
+fn connection<H: Handler>(
+    entry: TaskEntry,
+    load: Load<H>,
+    arrival: Box<Arrival>,
+) -> impl Future<Output = ()> {
+    async move {
+        let opened = Box::pin(open(entry.worker(), &load.0, arrival)).await;
+        if let Some(Opened { transport, input, membership }) = opened {
+            // Only now, in the place of what the handshake needed.
+            let link = Link::new(entry.worker(), *transport, input, membership.member());
+            drive(Box::new(link), membership, &*load.0.handler).await;
+        }
     }
+}
+
+/// What a handshake leaves of a connection.
+struct Opened {
+    transport: Box<Transport>,
+    input: Vec<u8>,
+    membership: Membership,
 }
 
 /// The handshake of a connection, up to the session that comes of it.
@@ -351,7 +371,7 @@ async fn open<H: Handler>(
     worker: &Rc<Worker>,
     duty: &Duty<H>,
     arrival: Box<Arrival>,
-) -> Option<(Box<Link>, Membership)> {
+) -> Option<Opened> {
     let hub = &duty.crew.hub;
     let Arrival { mut transport, peer, handshake } = *arrival;
     let door = Door::new(worker, hub, &*duty.handler, peer);
@@ -366,6 +386,5 @@ async fn open<H: Handler>(
         member.profile.target(),
         hub.count(),
     );
-    let link = Link::new(worker, transport, input, member);
-    Some((Box::new(link), membership))
+    Some(Opened { transport, input, membership })
 }

@@ -5,36 +5,58 @@ use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use super::handler::{Flow, Handler, HandlerError, Outcome};
 use super::{Cause, Closed, Link};
+use crate::error::SendError;
+use crate::executor::Time;
+use crate::hub::Membership;
 
 /// Drives a session from its first callback to its last.
 ///
-/// `guards` are dropped between the end of the session and the last callback. Dropping the future
-/// is how the worker ends a session that the stop has not ended: the guards leave the hub, the link
-/// closes the socket, and `close` is not called.
-pub(crate) async fn drive<H: Handler, G>(mut link: Box<Link>, guards: G, handler: &H) {
-    let session = link.session().clone();
-    let opened = alongside(&mut link, pin!(call(|| handler.open(&session)))).await;
-    conclude(&mut link, handler, opened).await;
-    while let Some(message) = poll_fn(|cx| link.poll_message(cx)).await {
-        let outcome = alongside(&mut link, pin!(call(|| handler.message(&session, message)))).await;
-        if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
-            conclude(&mut link, handler, outcome).await;
+/// Dropping the future is how the worker ends a session that the stop has not ended: the membership
+/// leaves the hub, the link closes the socket, and `close` is not called.
+///
+/// An `async` block and not an `async fn`, whose arguments would be stored twice in every idle
+/// session. For the same reason what is rare is on the heap.
+pub(crate) fn drive<H: Handler>(
+    mut link: Box<Link>,
+    membership: Membership,
+    handler: &H,
+) -> impl Future<Output = ()> {
+    async move {
+        let session = link.session().clone();
+        let opened = pin!(call(|| handler.open(&session)));
+        let opened = Alongside::new(&mut link, opened).await;
+        if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
+            Box::pin(conclude(&mut link, handler, opened)).await;
         }
+        loop {
+            let Some(message) = poll_fn(|cx| link.poll_message(cx)).await else {
+                break;
+            };
+            let outcome = pin!(call(|| handler.message(&session, message)));
+            let outcome = Alongside::new(&mut link, outcome).await;
+            if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
+                Box::pin(conclude(&mut link, handler, outcome)).await;
+            }
+        }
+        Box::pin(finish(&mut link, membership, handler)).await;
     }
+}
+
+/// The end: out of every list, then the last callback.
+async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H) {
+    let session = link.session().clone();
     let closed = link.closed();
-    // First out of every list, then the last callback.
-    drop(guards);
-    let hub = &session.member().hub;
-    hub.ended(link.was_cut());
-    report(&link, &closed);
-    let finished = alongside(&mut link, pin!(call(|| handler.close(&session, &closed)))).await;
-    match finished {
+    drop(membership);
+    session.member().hub.ended(link.was_cut());
+    report(link, &closed);
+    let finished = pin!(call(|| handler.close(&session, &closed)));
+    match Alongside::new(link, finished).await {
         Some(Ok(())) => {}
-        Some(Err(panic)) => count_panic(&link, "on_close", &panic),
+        Some(Err(panic)) => count_panic(link, "on_close", &panic),
         None => log::warn!("session {}: on_close was still pending at its deadline", session.id()),
     }
 }
@@ -58,16 +80,18 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
             return;
         }
     };
-    // A handler that passes on that its own session has ended has not failed.
-    if !link.session().is_open() && matches!(cause, Cause::HandlerFailed) {
-        log::debug!("session {}: {error} after the end", link.session().id());
-    } else if matches!(cause, Cause::HandlerFailed) {
-        log::warn!("session {}: {error}", link.session().id());
+    let id = link.session().id();
+    if let HandlerError::Failed(error) = &error {
+        // A handler that passes on that its own session has ended has not failed.
+        if matches!(error.downcast_ref(), Some(SendError::Closed(_))) && !link.session().is_open() {
+            return log::debug!("session {id}: the handler found it closed");
+        }
+        log::warn!("session {id}: handler failed: {error}");
     }
     link.handler_failed(cause);
     let session = link.session().clone();
-    if let Some(Err(panic)) = alongside(link, pin!(call(|| handler.error(&session, &error)))).await
-    {
+    let reported = pin!(call(|| handler.error(&session, &error)));
+    if let Some(Err(panic)) = Alongside::new(link, reported).await {
         count_panic(link, "on_error", &panic);
     }
 }
@@ -87,35 +111,52 @@ type Callback<F> = Option<F>;
 ///
 /// A panic is caught here, at the session's edge. The callback is polled where the caller has
 /// pinned it, so that its future is never moved.
-async fn alongside<F: Future>(
-    link: &mut Link,
-    mut callback: Pin<&mut Callback<F>>,
-) -> Option<Caught<F::Output>> {
-    let started = link.worker().now();
-    poll_fn(|cx| {
-        let Some(future) = callback.as_mut().as_pin_mut() else {
+struct Alongside<'a, F> {
+    link: &'a mut Link,
+    callback: Pin<&'a mut Callback<F>>,
+    started: Time,
+}
+
+impl<'a, F: Future> Alongside<'a, F> {
+    #[inline]
+    fn new(link: &'a mut Link, callback: Pin<&'a mut Callback<F>>) -> Self {
+        let started = link.worker().now();
+        Self { link, callback, started }
+    }
+
+    /// The callback is still pending: is it time to drop it?
+    fn poll_link(&mut self, cx: &mut Context<'_>) -> Poll<Option<Caught<F::Output>>> {
+        if self.link.poll_background(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let deadline = self.link.grace_ends(self.started);
+        if self.link.worker().now() < deadline {
+            self.link.wake_at(deadline, cx.waker());
+            return Poll::Pending;
+        }
+        // What it holds may panic when it is dropped.
+        let callback = &mut self.callback;
+        if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| callback.set(None))) {
+            count_panic(self.link, "a dropped callback", &panic_text(&*payload));
+        }
+        Poll::Ready(None)
+    }
+}
+
+impl<F: Future> Future for Alongside<'_, F> {
+    type Output = Option<Caught<F::Output>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = self.callback.as_mut().as_pin_mut() else {
             return Poll::Ready(Some(Err("before its first await".to_owned())));
         };
         match panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(Poll::Ready(output)) => return Poll::Ready(Some(Ok(output))),
-            Ok(Poll::Pending) => {}
-            Err(payload) => return Poll::Ready(Some(Err(panic_text(&*payload)))),
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(Ok(output))),
+            Ok(Poll::Pending) => self.poll_link(cx),
+            Err(payload) => Poll::Ready(Some(Err(panic_text(&*payload)))),
         }
-        if link.poll_background(cx).is_ready() {
-            let deadline = link.grace_ends(started);
-            if link.worker().now() >= deadline {
-                // What it holds may panic when it is dropped.
-                let dropped = panic::catch_unwind(AssertUnwindSafe(|| callback.set(None)));
-                if let Err(payload) = dropped {
-                    count_panic(link, "a dropped callback", &panic_text(&*payload));
-                }
-                return Poll::Ready(None);
-            }
-            link.wake_at(deadline, cx.waker());
-        }
-        Poll::Pending
-    })
-    .await
+    }
 }
 
 /// What a panic said.

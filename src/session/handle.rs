@@ -44,7 +44,7 @@ impl Session {
     /// The address of the other end of the socket; `None` for a connection in memory.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.0.profile.peer
+        self.0.profile.peer()
     }
 
     /// The path of the request that opened the session, as it was sent (not percent-decoded).

@@ -2,6 +2,10 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 use super::{Closed, Session};
 use crate::error::BoxError;
@@ -209,8 +213,8 @@ mod slot {
     where
         F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
     {
-        async fn call(&self, request: &Request) -> Result<Upgrade, Response> {
-            (self.0)(request).await
+        fn call(&self, request: &Request) -> impl Future<Output = Result<Upgrade, Response>> {
+            (self.0)(request)
         }
     }
 
@@ -219,8 +223,8 @@ mod slot {
         F: AsyncFn(&Session) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        async fn call(&self, session: &Session) -> Outcome {
-            (self.0)(session).await.into_outcome()
+        fn call(&self, session: &Session) -> impl Future<Output = Outcome> {
+            Converted { future: (self.0)(session) }
         }
     }
 
@@ -229,8 +233,8 @@ mod slot {
         F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        async fn call(&self, session: &Session, message: Message) -> Outcome {
-            (self.0)(session, message).await.into_outcome()
+        fn call(&self, session: &Session, message: Message) -> impl Future<Output = Outcome> {
+            Converted { future: (self.0)(session, message) }
         }
     }
 
@@ -238,8 +242,8 @@ mod slot {
     where
         F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
     {
-        async fn call(&self, session: &Session, closed: &Closed) {
-            (self.0)(session, closed).await;
+        fn call(&self, session: &Session, closed: &Closed) -> impl Future<Output = ()> {
+            (self.0)(session, closed)
         }
     }
 
@@ -247,9 +251,27 @@ mod slot {
     where
         F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
     {
-        async fn call(&self, session: &Session, error: &HandlerError) {
-            (self.0)(session, error).await;
+        fn call(&self, session: &Session, error: &HandlerError) -> impl Future<Output = ()> {
+            (self.0)(session, error)
         }
+    }
+}
+
+pin_project! {
+    /// A closure's future, with its output as an [`Outcome`]. A struct and not an `async` block,
+    /// which would hold the message once more.
+    struct Converted<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future<Output: IntoOutcome>> Future for Converted<F> {
+    type Output = Outcome;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.project().future.poll(cx).map(IntoOutcome::into_outcome)
     }
 }
 

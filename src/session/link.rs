@@ -22,11 +22,11 @@ use crate::ws::{Bounds, CloseFrame, Codec, Event, Opcode, Violation, close_paylo
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
 /// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
 /// may wait for a flooding neighbour; twice as many was no faster.
-const FRAMES_PER_TURN: u32 = 256;
+const FRAMES_PER_TURN: u16 = 256;
 
 /// Reads before the session lets the others have their turn, whatever they bring: large messages,
 /// pings, or data that a closing session throws away.
-const READS_PER_TURN: u32 = 16;
+const READS_PER_TURN: u8 = 16;
 
 /// What a callback has in any case, even when the server waits for nothing else any more: the
 /// time to write a line into a file.
@@ -59,8 +59,8 @@ pub(crate) struct Link {
     read_size: Size,
     ping_due: bool,
     cut: bool,
-    frames_left: u32,
-    reads_left: u32,
+    frames_left: u16,
+    reads_left: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -398,7 +398,6 @@ impl Link {
             self.session.member().counters.messages_out.add(carried.messages);
             batch.give();
         }
-        self.timers.flowing();
         self.timers.flushed(&self.worker);
         if self.stage == Stage::ClosingBatch {
             self.close_sent(cx);

@@ -21,13 +21,24 @@ pub(super) struct Timers {
     heard: Time,
     /// The last message from the peer.
     message: Time,
+    /// On the heap because an idle session has nothing of it for most of its life.
+    rare: Option<Box<Rare>>,
+}
+
+struct Rare {
     /// Since when the peer has taken no byte of what waits; `NEVER` while nothing waits.
     stalled: Time,
     /// Since when the session is closing; `NEVER` while it is open.
     closing: Time,
     lifetime_end: Time,
-    /// On the heap because an idle session has none for 25 of 26 seconds.
-    ping: Option<Box<Ping>>,
+    ping: Option<Ping>,
+}
+
+impl Default for Rare {
+    fn default() -> Self {
+        let never = Time::NEVER;
+        Self { stalled: never, closing: never, lifetime_end: never, ping: None }
+    }
 }
 
 /// The ping that has not been answered.
@@ -54,34 +65,25 @@ fn after(time: Time, timeout: Option<Duration>) -> Time {
 impl Timers {
     pub(super) fn new(worker: &Rc<Worker>, timeouts: &Timeouts) -> Self {
         let now = worker.now();
-        let lifetime_end = timeouts.lifetime.map_or(Time::NEVER, |lifetime| {
+        let rare = timeouts.lifetime.map(|lifetime| {
             let jitter = timeouts.lifetime_jitter.unwrap_or(lifetime / 10);
-            now + lifetime.saturating_sub(jitter.mul_f64(random()))
+            let lifetime = lifetime.saturating_sub(jitter.mul_f64(random()));
+            Box::new(Rare { lifetime_end: now + lifetime, ..Rare::default() })
         });
-        Self {
-            entry: worker.timer(),
-            armed: Time::NEVER,
-            moved: true,
-            heard: now,
-            message: now,
-            stalled: Time::NEVER,
-            closing: Time::NEVER,
-            lifetime_end,
-            ping: None,
-        }
+        let armed = Time::NEVER;
+        Self { entry: worker.timer(), armed, moved: true, heard: now, message: now, rare }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// Bytes have come from the peer.
     #[inline]
     pub(super) fn heard(&mut self, now: Time) {
         self.heard = now;
-        if let Some(ping) = &mut self.ping {
-            // Both times are of the coarse clock, so a byte that came after the ping left is never
-            // taken for one that came before.
-            if !ping.answered && now >= ping.flushed {
-                ping.answered = true;
-                self.moved = true;
-            }
+        if let Some(rare) = &mut self.rare {
+            self.moved |= rare.heard(now);
         }
     }
 
@@ -100,21 +102,29 @@ impl Timers {
 
     /// The peer takes no more for now; `progress` if it has just taken some.
     pub(super) fn stalled(&mut self, now: Time, progress: bool) {
-        if self.stalled == Time::NEVER {
+        let rare = self.rare();
+        if rare.stalled == Time::NEVER {
+            rare.stalled = now;
             self.moved = true;
-            self.stalled = now;
         } else if progress {
-            self.stalled = now;
+            rare.stalled = now;
         }
     }
 
-    pub(super) fn flowing(&mut self) {
-        self.stalled = Time::NEVER;
+    /// The kernel has taken everything, a ping included.
+    #[inline]
+    pub(super) fn flushed(&mut self, worker: &Worker) {
+        if let Some(rare) = &mut self.rare {
+            self.moved |= rare.flushed(worker);
+            if rare.is_empty() {
+                self.rare = None;
+            }
+        }
     }
 
     pub(super) fn closing(&mut self, now: Time) {
-        if self.closing == Time::NEVER {
-            self.closing = now;
+        if self.rare().closing == Time::NEVER {
+            self.rare().closing = now;
             self.moved = true;
         }
     }
@@ -122,47 +132,43 @@ impl Timers {
     /// The payload of a new ping; `flushed` must follow.
     pub(super) fn ping(&mut self, precise: Time) -> [u8; 8] {
         let payload = precise.as_micros().to_be_bytes();
-        self.ping = Some(Box::new(Ping {
-            payload,
-            answered: false,
-            flushed: Time::NEVER,
-            flushed_precisely: Time::NEVER,
-        }));
+        let never = Time::NEVER;
+        let ping = Ping { payload, answered: false, flushed: never, flushed_precisely: never };
+        self.rare().ping = Some(ping);
         payload
-    }
-
-    /// The kernel has taken everything, a ping included.
-    pub(super) fn flushed(&mut self, worker: &Worker) {
-        if let Some(ping) = &mut self.ping {
-            if ping.flushed == Time::NEVER {
-                ping.flushed = worker.now();
-                ping.flushed_precisely = worker.clock().precise();
-                self.moved = true;
-            }
-        }
     }
 
     /// A pong has come: the round trip, if it answers our ping.
     pub(super) fn pong(&mut self, payload: &[u8], worker: &Worker) -> Option<Duration> {
-        let ping = self.ping.take_if(|ping| ping.payload == payload)?;
-        if ping.flushed == Time::NEVER {
+        let rare = self.rare.as_mut()?;
+        let ping = rare.ping.take_if(|ping| ping.payload == payload)?;
+        let flushed = ping.flushed_precisely;
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        if flushed == Time::NEVER {
             return None;
         }
-        Some(worker.clock().precise().since(ping.flushed_precisely))
+        Some(worker.clock().precise().since(flushed))
     }
 
     /// When something has to be looked at, at the earliest.
     fn next(&self, timeouts: &Timeouts) -> Time {
-        let stall = self.stalled + timeouts.write_stall;
-        if self.closing != Time::NEVER {
-            return stall.min(self.closing + timeouts.close);
-        }
-        let liveness = match &self.ping {
-            Some(ping) if !ping.answered => ping.flushed + timeouts.pong,
-            _ => after(self.heard, timeouts.ping),
+        let silence = after(self.heard, timeouts.ping).min(after(self.message, timeouts.idle));
+        let Some(rare) = &self.rare else {
+            return silence;
         };
-        let idle = after(self.message, timeouts.idle);
-        stall.min(liveness).min(idle).min(self.lifetime_end)
+        let stall = rare.stalled + timeouts.write_stall;
+        if rare.closing != Time::NEVER {
+            return stall.min(rare.closing + timeouts.close);
+        }
+        let silence = match &rare.ping {
+            Some(ping) if !ping.answered => {
+                (ping.flushed + timeouts.pong).min(after(self.message, timeouts.idle))
+            }
+            _ => silence,
+        };
+        stall.min(silence).min(rare.lifetime_end)
     }
 
     /// Whether the wheel's entry is due, so that `expired` must be asked.
@@ -174,24 +180,28 @@ impl Timers {
     /// What has expired, the most severe first.
     pub(super) fn expired(&mut self, now: Time, timeouts: &Timeouts) -> Option<Expired> {
         self.moved = true;
-        if now >= self.stalled + timeouts.write_stall {
-            return Some(Expired::Timer(Timer::WriteStall));
-        }
-        if self.closing != Time::NEVER {
-            let over = now >= self.closing + timeouts.close;
-            return over.then_some(Expired::Timer(Timer::Close));
-        }
-        if now >= self.lifetime_end {
-            return Some(Expired::Timer(Timer::Lifetime));
+        let mut ping = None;
+        if let Some(rare) = &self.rare {
+            if now >= rare.stalled + timeouts.write_stall {
+                return Some(Expired::Timer(Timer::WriteStall));
+            }
+            if rare.closing != Time::NEVER {
+                let over = now >= rare.closing + timeouts.close;
+                return over.then_some(Expired::Timer(Timer::Close));
+            }
+            if now >= rare.lifetime_end {
+                return Some(Expired::Timer(Timer::Lifetime));
+            }
+            ping = rare.ping.as_ref().filter(|ping| !ping.answered);
         }
         if now >= after(self.message, timeouts.idle) {
             return Some(Expired::Timer(Timer::Idle));
         }
-        match &self.ping {
-            Some(ping) if !ping.answered => {
+        match ping {
+            Some(ping) => {
                 (now >= ping.flushed + timeouts.pong).then_some(Expired::Timer(Timer::Pong))
             }
-            _ => (now >= after(self.heard, timeouts.ping)).then_some(Expired::SendPing),
+            None => (now >= after(self.heard, timeouts.ping)).then_some(Expired::SendPing),
         }
     }
 
@@ -214,6 +224,43 @@ impl Timers {
     /// A deadline from outside has changed.
     pub(super) fn moved(&mut self) {
         self.moved = true;
+    }
+}
+
+impl Rare {
+    /// Whether there is nothing left to remember.
+    fn is_empty(&self) -> bool {
+        let never = Time::NEVER;
+        self.ping.is_none()
+            && self.stalled == never
+            && self.closing == never
+            && self.lifetime_end == never
+    }
+
+    /// Returns whether that moves a deadline.
+    fn heard(&mut self, now: Time) -> bool {
+        match &mut self.ping {
+            // Both times are of the coarse clock, so a byte that came after the ping left is never
+            // taken for one that came before.
+            Some(ping) if !ping.answered && now >= ping.flushed => {
+                ping.answered = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether that moves a deadline.
+    fn flushed(&mut self, worker: &Worker) -> bool {
+        self.stalled = Time::NEVER;
+        match &mut self.ping {
+            Some(ping) if ping.flushed == Time::NEVER => {
+                ping.flushed = worker.now();
+                ping.flushed_precisely = worker.clock().precise();
+                true
+            }
+            _ => false,
+        }
     }
 }
 
