@@ -306,11 +306,7 @@ impl<H: Handler> Duty<H> {
             },
         };
         worker.spawn(|entry| {
-            connection(
-                entry,
-                load,
-                Box::new(Arrival { transport: Box::new(transport), peer, handshake }),
-            )
+            connection(entry, load, Box::new(Arrival { transport, peer, handshake }))
         });
     }
 }
@@ -335,7 +331,7 @@ impl Drop for Leave {
 
 /// A connection before its handshake.
 struct Arrival {
-    transport: Box<Transport>,
+    transport: Transport,
     peer: Option<SocketAddr>,
     handshake: hub::Handshake,
 }
@@ -350,18 +346,23 @@ fn connection<H: Handler>(
     arrival: Box<Arrival>,
 ) -> impl Future<Output = ()> {
     async move {
-        let opened = Box::pin(open(entry.worker(), &load.0, arrival)).await;
-        if let Some(Opened { transport, input, membership }) = opened {
+        let begun = {
+            let opened = Box::pin(open(entry.worker(), &load.0, arrival)).await;
             // Only now, in the place of what the handshake needed.
-            let link = Link::new(entry.worker(), *transport, input, membership.member());
-            drive(Box::new(link), membership, &*load.0.handler).await;
+            opened.map(|Opened { transport, input, membership }| {
+                let link = Link::new(entry.worker(), transport, input, membership.member());
+                (Box::new(link), membership)
+            })
+        };
+        if let Some((link, membership)) = begun {
+            drive(link, membership, &*load.0.handler).await;
         }
     }
 }
 
 /// What a handshake leaves of a connection.
 struct Opened {
-    transport: Box<Transport>,
+    transport: Transport,
     input: Vec<u8>,
     membership: Membership,
 }

@@ -27,10 +27,13 @@ pub(crate) fn drive<H: Handler>(
 ) -> impl Future<Output = ()> {
     async move {
         let session = link.session().clone();
-        let opened = pin!(call(|| handler.open(&session)));
-        let opened = Alongside::new(&mut link, opened).await;
-        if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
-            Box::pin(conclude(&mut link, handler, opened)).await;
+        // In a block, so that nothing of it is kept.
+        {
+            let opened = pin!(call(|| handler.open(&session)));
+            let opened = Alongside::new(&mut link, opened).await;
+            if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
+                Box::pin(conclude(&mut link, handler, opened)).await;
+            }
         }
         loop {
             let Some(message) = poll_fn(|cx| link.poll_message(cx)).await else {
