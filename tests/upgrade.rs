@@ -540,9 +540,17 @@ fn a_refusal_reaches_a_client_that_sends_one_byte_at_a_time() {
 fn drip(server: &TestServer, bytes: &[u8], pause: Duration) -> Answer {
     let raw = server.raw();
     let over = AtomicBool::new(false);
+    /// Also when the test fails.
+    struct Over<'a>(&'a AtomicBool);
+    impl Drop for Over<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     thread::scope(|scope| {
         let mut stream = raw.stream.try_clone().unwrap();
         let over = &over;
+        let _over = Over(over);
         scope.spawn(move || {
             for byte in bytes.iter().cycle() {
                 // The pace is the attack; nothing is synchronised by it.
@@ -552,9 +560,7 @@ fn drip(server: &TestServer, bytes: &[u8], pause: Duration) -> Answer {
                 }
             }
         });
-        let answer = read_answer(raw);
-        over.store(true, Ordering::Relaxed);
-        answer
+        read_answer(raw)
     })
 }
 

@@ -13,29 +13,39 @@ const SIZES: [usize; 3] = [16 * 1024, 64 * 1024, 256 * 1024];
 /// one for writing at a time; the rest is for sessions whose handlers hold unread input.
 const KEPT: usize = 4;
 
+/// Reads that a smaller buffer would have held with room to spare, in a row, before it is tried
+/// again: so that a message which just does not fit, and is read in two pieces once, is read in one
+/// from then on.
+const PATIENCE: u8 = 16;
+
 /// A step of the ladder of sizes; each session remembers where it stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Size(u8);
+pub(crate) struct Size {
+    step: u8,
+    /// Reads in a row that were small for this size.
+    small: u8,
+}
 
 impl Size {
-    const LARGEST: Self = Self(SIZES.len() as u8 - 1);
+    const LARGEST: u8 = SIZES.len() as u8 - 1;
 
     pub(crate) fn bytes(self) -> usize {
-        SIZES[self.0 as usize]
+        SIZES[usize::from(self.step)]
     }
 
-    /// The size for the next read, after one that brought `received` bytes.
-    ///
-    /// One step up when the buffer was filled; one step down when even the smaller one would have
-    /// been filled by less than half, so that a steady stream of messages that just do not fit
-    /// into the smaller one keeps being read with one call each.
+    /// The size for the next read, after one that brought `received` bytes: one step up when the
+    /// buffer was filled, one step down when half of the smaller one would have done for long.
+    #[inline]
     pub(crate) fn after(self, received: usize) -> Self {
+        let Self { step, small } = self;
         if received >= self.bytes() {
-            Self((self.0 + 1).min(Self::LARGEST.0))
-        } else if self.0 > 0 && received < SIZES[self.0 as usize - 1] / 2 {
-            Self(self.0 - 1)
+            Self { step: (step + 1).min(Self::LARGEST), small: 0 }
+        } else if step == 0 || received >= SIZES[usize::from(step) - 1] / 2 {
+            Self { step, small: 0 }
+        } else if small + 1 < PATIENCE {
+            Self { step, small: small + 1 }
         } else {
-            self
+            Self { step: step - 1, small: 0 }
         }
     }
 }
@@ -48,7 +58,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// An empty buffer with at least this capacity.
     pub(crate) fn take(&self, size: Size) -> Vec<u8> {
-        let free = self.free[size.0 as usize].borrow_mut().pop();
+        let free = self.free[usize::from(size.step)].borrow_mut().pop();
         free.unwrap_or_else(|| Vec::with_capacity(size.bytes()))
     }
 
@@ -76,9 +86,13 @@ mod tests {
         let middle = small.after(16 * 1024);
         assert_eq!(middle.bytes(), 64 * 1024);
         assert_eq!(middle.after(16 * 1024 + 14), middle);
-        assert_eq!(middle.after(64 * 1024), Size::LARGEST);
-        assert_eq!(Size::LARGEST.after(256 * 1024), Size::LARGEST);
-        assert_eq!(middle.after(22), small);
+        let large = middle.after(64 * 1024);
+        assert_eq!(large.bytes(), 256 * 1024);
+        assert_eq!(large.after(256 * 1024), large);
+        // The rest of a message that was cut in two does not undo the step.
+        assert_eq!(middle.after(8).bytes(), 64 * 1024);
+        let calm = (0..PATIENCE).fold(middle, |size, _| size.after(22));
+        assert_eq!(calm, small);
     }
 
     #[test]

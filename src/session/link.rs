@@ -59,6 +59,8 @@ pub(crate) struct Link {
     read_size: Size,
     ping_due: bool,
     cut: bool,
+    /// The task has been polled anew since the link last said that it waits.
+    woken: bool,
     frames_left: u16,
     reads_left: u8,
 }
@@ -138,6 +140,7 @@ impl Link {
             read_size: Size::default(),
             ping_due: false,
             cut: false,
+            woken: true,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
         }
@@ -170,10 +173,8 @@ impl Link {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
-        self.session.member().outbox.awake();
-        self.heed_stop();
-        if self.timers.is_due(self.worker.now()) {
-            self.heed_timers();
+        if self.woken {
+            self.wake();
         }
         loop {
             if self.stage == Stage::Done {
@@ -202,6 +203,16 @@ impl Link {
         }
     }
 
+    /// What has to be looked at once in a turn, and not for every message of it.
+    fn wake(&mut self) {
+        self.woken = false;
+        self.session.member().outbox.awake();
+        self.heed_stop();
+        if self.timers.is_due(self.worker.now()) {
+            self.heed_timers();
+        }
+    }
+
     /// Sends what there is, and comes back when the others have had their turn.
     fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
@@ -218,6 +229,7 @@ impl Link {
 
     /// Before waiting for anything: a fresh budget for the next turn, and the next deadline.
     fn begin_turn(&mut self, cx: &mut Context<'_>) {
+        self.woken = true;
         self.frames_left = FRAMES_PER_TURN;
         self.reads_left = READS_PER_TURN;
         let hub = &self.session.member().hub;
