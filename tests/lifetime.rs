@@ -1161,9 +1161,10 @@ fn the_record_of_a_violation() {
     quiet.server.finish();
 }
 
-// What was queued and never sent when the peer said goodbye was reported as delivered.
+// What was queued when the peer's goodbye came was thrown away: the answer to its last question was
+// among it. It reads until it has our close frame (RFC 6455 section 5.5.1).
 #[test]
-fn the_record_counts_what_a_peer_that_said_goodbye_did_not_get() {
+fn a_peer_that_says_goodbye_gets_what_is_queued_first() {
     let quiet = quiet(|_| {});
     let (mut client, session) = quiet.pipe();
     session.try_send(vec![1; 2 * PIPE]).unwrap();
@@ -1172,19 +1173,45 @@ fn the_record_counts_what_a_peer_that_said_goodbye_did_not_get() {
         session.try_send("queued").unwrap();
     }
     client.send_frame(CLOSE, &1000_u16.to_be_bytes());
-    let bytes = frame(true, CLOSE, &1000_u16.to_be_bytes()).len();
-    await_bytes_in(&session, bytes);
     eventually("the close has been heeded", || !session.is_open());
-    // The frame that was half-way out is completed, and the answer follows it.
     assert_eq!(client.read_frame().payload.len(), 2 * PIPE);
+    for _ in 0..10 {
+        assert_eq!(client.read_frame().payload, b"queued");
+    }
     assert_eq!(client.read_close().0, 1000);
     assert_eq!(client.read_to_end(), b"");
     let closed = quiet.records.next();
     assert_closed(&closed, Side::Peer, Cause::PeerClosed, Phase::Closing, Some(1000));
     assert!(closed.clean);
-    assert_eq!((closed.undelivered.messages, closed.undelivered.bytes), (10, 60));
-    assert_eq!(session.buffered(), closed.undelivered);
+    assert_eq!(closed.undelivered, Buffered::default());
     quiet.server.finish();
+}
+
+// And when it does not read any more, what it did not get was reported as delivered, or kept the
+// session for as long as it pleased.
+#[test]
+fn what_a_peer_that_said_goodbye_did_not_take_is_counted() {
+    for vanishes in [true, false] {
+        let quiet = quiet(|config| config.timeouts.close = ms(300));
+        let (mut client, session) = quiet.pipe();
+        session.try_send(vec![1; 2 * PIPE]).unwrap();
+        await_full_pipe(&session);
+        for _ in 0..10 {
+            session.try_send("queued").unwrap();
+        }
+        client.send_frame(CLOSE, b"\x03\xE8bye");
+        eventually("the close has been heeded", || !session.is_open());
+        let client = (!vanishes).then_some(client);
+        let closed = quiet.records.next();
+        assert_closed(&closed, Side::Peer, Cause::PeerClosed, Phase::Closing, Some(1000));
+        let timer = if vanishes { None } else { Some(Timer::Close) };
+        assert_eq!((&*closed.reason, closed.clean, closed.timer), ("bye", false, timer));
+        let undelivered = (closed.undelivered.messages, closed.undelivered.bytes);
+        assert_eq!(undelivered, (11, 2 * PIPE + 60));
+        assert_eq!(session.buffered(), closed.undelivered);
+        drop(client);
+        quiet.server.finish();
+    }
 }
 
 #[test]

@@ -309,7 +309,9 @@ fn stop_may_be_asked_for_inside_every_callback() {
         }
         // It ends by itself: nobody outside has asked for it.
         let report = within(server.handle.wait());
-        assert_eq!((report.drained, report.cut, report.panics), (1, 0, 0), "{place}");
+        // What had ended before the stop is not counted.
+        let drained = usize::from(place != "/close");
+        assert_eq!((report.drained, report.cut, report.panics), (drained, 0, 0), "{place}");
         assert!(records.try_next().is_none(), "{place}");
         server.finish();
     }
@@ -458,24 +460,31 @@ fn hanging(close: Duration, stop: Duration) -> (TestServer, Heard<Closed>, Heard
     (server, records, hung)
 }
 
-// A handler that hung when the server was stopped held the process until somebody killed it.
+// A handler that hung when the server was stopped held the process until somebody killed it. And
+// because a further message had been read ahead, nobody read the peer's answer to the goodbye: a
+// peer that did everything right was reported as one that did not answer.
 #[test]
 fn a_hanging_handler_does_not_hold_up_the_stop() {
-    for place in ["/open", "/message"] {
+    for (place, ahead) in [("/open", 0), ("/open", 1), ("/message", 1), ("/message", 2)] {
         let (server, records, hung) = hanging(ms(300), FAR_AWAY);
         let mut client = server.raw();
         client.send(handshake(place).as_bytes());
         client.read_head();
-        client.send_frame(TEXT, b"hang");
+        for _ in 0..ahead {
+            client.send_frame(TEXT, b"hang");
+        }
         hung.next();
+        let sessions = server.handle.sessions().all();
+        let [session] = &sessions[..] else { panic!("{sessions:?}") };
+        eventually("they have arrived", || session.traffic().messages_in == ahead);
         server.handle.request_stop();
         // The peer is told at once, and not when the handler is done.
         client.expect_close(1001);
         let closed = records.next();
         assert_closed(&closed, Cause::Stopping, Phase::Closing, Some(1001));
-        assert!(closed.clean, "{place}");
+        assert_eq!((closed.clean, closed.timer), (true, None), "{place} {ahead}");
         let report = server.finish();
-        assert_eq!((report.drained, report.cut), (1, 0), "{place}");
+        assert_eq!((report.drained, report.cut), (1, 0), "{place} {ahead}");
     }
 }
 
@@ -628,19 +637,33 @@ fn connecting_in_memory_after_the_stop_is_an_error() {
 }
 
 // A connection in memory that was on its way to its worker when the stop came: its client must see
-// an answer or the end, and not wait for ever.
+// an answer or the end, and not wait for ever. It was left in a channel that had no reader any more,
+// in one of some hundred stops.
 #[test]
 fn a_connection_that_meets_the_stop_half_way_is_answered_or_ended() {
-    for _ in 0..50 {
+    for _ in 0..200 {
         let echo = echo(|_| {});
         let mut pipe = Pipe::raw(&echo.server);
         echo.server.handle.request_stop();
-        pipe.try_send(handshake("/").as_bytes());
+        // Whichever was first: thrown away, refused, or upgraded and told goodbye.
+        if pipe.try_send(handshake("/").as_bytes()) {
+            pipe.send_frame(CLOSE, &1001_u16.to_be_bytes());
+        }
         let answer = pipe.read_to_end();
         let answer = String::from_utf8_lossy(&answer);
-        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        match answer.lines().next() {
+            None => {}
+            Some("HTTP/1.1 503 Service Unavailable") => {}
+            Some("HTTP/1.1 101 Switching Protocols") => {
+                let (_, frames) = answer.split_once("\r\n\r\n").unwrap();
+                assert!(frames.ends_with("server stops"), "{frames}");
+                assert!(echo.records.next().clean);
+            }
+            Some(_) => panic!("{answer}"),
+        }
         drop(pipe);
-        echo.server.finish();
+        let report = echo.server.finish();
+        assert_eq!((report.cut, report.panics), (0, 0));
     }
 }
 
@@ -786,8 +809,8 @@ fn the_example_appends_to_its_log_file() {
 fn the_example_explains_what_it_does_not_understand() {
     for (args, said) in [
         (&["--workers"][..], "--workers needs a value"),
-        (&["--workers", "many"], "\"many\" is not a whole number"),
-        (&["--worker", "1"], "unexpected argument \"--worker\""),
+        (&["--workers", "many"], "is not a whole number"),
+        (&["--worker", "1"], "unexpected argument"),
         (&["--workers", "0"], "at least 1"),
         (&["--log-file", "/nonexistent/x.log"], "/nonexistent/x.log"),
     ] {

@@ -163,6 +163,12 @@ impl Link {
     /// Cancel safe: what has been read stays in the link.
     #[inline]
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        // In the middle of a batch there is nothing to look at but the next frame.
+        if !self.woken && self.stage == Stage::Open && self.held.is_none() {
+            if let Some(message) = self.parse(true) {
+                return Poll::Ready(Some(message));
+            }
+        }
         self.poll(cx, true)
     }
 
@@ -172,6 +178,7 @@ impl Link {
         self.poll(cx, false).map(drop)
     }
 
+    #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
         if self.woken {
             self.wake();
@@ -214,6 +221,7 @@ impl Link {
     }
 
     /// Sends what there is, and comes back when the others have had their turn.
+    #[cold]
     fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
         if self.batch.is_some() {
@@ -265,17 +273,26 @@ impl Link {
                     }
                     self.held = Some(Box::new(message));
                 }
-                Ok(Some(Event::Ping(payload))) => self.pong = Some(payload[..].into()),
-                Ok(Some(Event::Pong(payload))) => {
-                    if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
-                        self.session.member().counters.measured(rtt);
-                    }
-                }
-                Ok(Some(Event::Close(close))) => self.peer_closes(close),
+                Ok(Some(control)) => self.control(control),
                 Err(violation) => self.violation(violation),
             }
         }
         None
+    }
+
+    #[cold]
+    fn control(&mut self, event: Event) {
+        match event {
+            // Messages have been handled where they are parsed.
+            Event::Message(_) => {}
+            Event::Ping(payload) => self.pong = Some(payload[..].into()),
+            Event::Pong(payload) => {
+                if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
+                    self.session.member().counters.measured(rtt);
+                }
+            }
+            Event::Close(close) => self.peer_closes(close),
+        }
     }
 
     /// Reads once. Returns whether that changed anything.
@@ -417,6 +434,7 @@ impl Link {
     }
 
     /// The kernel has our close frame.
+    #[cold]
     fn close_sent(&mut self, cx: &mut Context<'_>) {
         self.stage = Stage::CloseSent;
         let Some(ending) = &mut self.ending else {
@@ -438,6 +456,7 @@ impl Link {
         }
     }
 
+    #[cold]
     fn linger(&mut self) {
         if let Some(transport) = &mut self.transport {
             transport.close_write();
@@ -469,6 +488,7 @@ impl Link {
 
     /// A request has come while nothing can be written: a close must wait its turn, an abort must
     /// not. Returns whether the session can go to sleep.
+    #[cold]
     fn heed_request(&mut self) -> bool {
         if self.batch.is_none() && matches!(self.stage, Stage::Open | Stage::Closing) {
             return false;
@@ -496,6 +516,7 @@ impl Link {
         }
     }
 
+    #[cold]
     fn stop(&mut self, phase: shutdown::Phase) {
         self.timers.moved();
         let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
@@ -505,6 +526,7 @@ impl Link {
         }
     }
 
+    #[cold]
     fn heed_timers(&mut self) {
         let now = self.worker.now();
         let hub = Arc::clone(&self.session.member().hub);
@@ -551,6 +573,7 @@ impl Link {
     }
 
     /// Begins the end, for the first reason only.
+    #[cold]
     fn end(&mut self, by: Side, cause: Cause, farewell: Option<CloseFrame>, then: Then) {
         if self.ending.is_some() {
             return;
@@ -589,6 +612,7 @@ impl Link {
         self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
     }
 
+    #[cold]
     fn peer_closes(&mut self, close: Option<CloseFrame>) {
         // RFC 6455 section 5.5.1: the answer echoes the status code.
         let echo = close.as_ref().map(|close| CloseFrame::new(close.code, ""));
@@ -608,6 +632,7 @@ impl Link {
         }
     }
 
+    #[cold]
     fn violation(&mut self, violation: Violation) {
         // Nothing that follows can be understood.
         self.at = self.input.len();
@@ -625,6 +650,7 @@ impl Link {
         self.end(Side::Peer, Cause::Violation, Some(close), Then::Linger);
     }
 
+    #[cold]
     fn failed(&mut self, error: &io::Error) {
         let cause = match error.kind() {
             io::ErrorKind::ConnectionReset
@@ -649,6 +675,7 @@ impl Link {
     }
 
     /// Ends the session without a close frame.
+    #[cold]
     fn end_now(&mut self, by: Side, cause: Cause, timer: Option<Timer>) {
         let open = self.stage == Stage::Open;
         self.end(by, cause, None, Then::Finish);
@@ -662,6 +689,7 @@ impl Link {
     }
 
     /// The session has ended: the socket is closed now, whoever still holds a handle.
+    #[cold]
     fn finish(&mut self) {
         if self.stage == Stage::Done {
             return;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
-use super::mask::{rotate, unmask};
+use super::mask::{rotate, unmask, unmasked};
 use super::utf8::Utf8;
 use crate::message::{CloseCode, Message};
 
@@ -151,6 +151,10 @@ impl Codec {
                 if input.len() - header.len >= payload {
                     take(input, header.len);
                     let payload = take(input, payload);
+                    if header.opcode == Opcode::Binary && header.fin {
+                        let bytes = unmasked(payload, header.mask);
+                        return Ok(Some(Event::Message(Message::from(bytes))));
+                    }
                     unmask(payload, header.mask);
                     if let Some(event) = self.whole(&header, payload)? {
                         return Ok(Some(event));
@@ -162,6 +166,7 @@ impl Codec {
     }
 
     /// Everything else: headers and payloads that arrive in pieces, fragments, the end.
+    #[inline(never)]
     fn next_slowly(
         &mut self,
         input: &mut &mut [u8],
@@ -253,11 +258,10 @@ impl Codec {
         if header.payload > room as u64 { Err(Violation::TOO_BIG) } else { Ok(()) }
     }
 
-    /// A frame all of which is there.
+    /// A frame all of which is there, but a binary message.
     #[inline]
     fn whole(&mut self, header: &Received, payload: &mut [u8]) -> Result<Option<Event>, Violation> {
         match header.opcode {
-            Opcode::Binary if header.fin => Ok(Some(Event::Message(Message::from(&*payload)))),
             Opcode::Text if header.fin => {
                 let text = simdutf8::basic::from_utf8(payload).map_err(|_| Violation::NOT_UTF8)?;
                 Ok(Some(Event::Message(Message::from(text))))

@@ -3,6 +3,9 @@
 /// Bytes unmasked at a time; wide enough that the compiler uses the widest registers there are.
 const BLOCK: usize = 32;
 
+/// Bytes copied and unmasked at a time: as many as stay in registers and the store buffer.
+const COPIED: usize = 4 * BLOCK;
+
 /// XORs `payload` with `mask`, whose first byte belongs to the first byte of `payload`.
 #[inline]
 pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
@@ -21,6 +24,32 @@ pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     for (byte, mask) in rest.into_remainder().iter_mut().zip(mask.iter().cycle()) {
         *byte ^= mask;
     }
+}
+
+/// A copy of `payload`, unmasked on the way: one pass over what the kernel has just written, where
+/// unmasking in place and copying would be two.
+#[inline]
+pub(super) fn unmasked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    if payload.len() < 2 * COPIED {
+        let mut copy = payload.to_vec();
+        unmask(&mut copy, mask);
+        return copy;
+    }
+    let mut copy = Vec::with_capacity(payload.len());
+    let mut blocks = payload.chunks_exact(COPIED);
+    for block in &mut blocks {
+        let mut copied = [0; COPIED];
+        copied.copy_from_slice(block);
+        unmask(&mut copied, mask);
+        copy.extend_from_slice(&copied);
+    }
+    let rest = copy.len();
+    copy.extend_from_slice(blocks.remainder());
+    if let Some(rest) = copy.get_mut(rest..) {
+        // A block is a multiple of the mask, which therefore begins anew.
+        unmask(rest, mask);
+    }
+    copy
 }
 
 #[inline(always)]
@@ -45,7 +74,7 @@ mod tests {
     #[test]
     fn every_length_and_every_split_unmasks_to_the_same() {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
-        for length in 0..100 {
+        for length in (0..100).chain([127, 128, 129, 256, 300]) {
             let plain: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(7)).collect();
             let masked: Vec<u8> = plain.iter().enumerate().map(|(i, b)| b ^ mask[i % 4]).collect();
             for split in 0..=length {
@@ -55,6 +84,7 @@ mod tests {
                 unmask(right, rotate(mask, split));
                 assert_eq!(bytes, plain, "length {length}, split at {split}");
             }
+            assert_eq!(unmasked(&masked, mask), plain);
         }
     }
 }

@@ -1,0 +1,197 @@
+//! What a server leaves behind: nothing. The only test of its binary, because it counts the threads,
+//! the descriptors and the memory of the whole process.
+
+#[path = "support/pipe.rs"]
+mod pipe;
+mod support;
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use coracle::{Message, Report, Server, Session, Upgrade};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use pipe::*;
+use support::*;
+
+#[test]
+fn a_server_leaves_nothing_behind() {
+    // What the test itself needs for good: smol's own reactor and its thread.
+    within(async { smol::Timer::after(Duration::from_millis(1)).await });
+    let before = Belongings::now();
+    for round in 0..3 {
+        let report = two_hundred_sessions_in_all_states();
+        // Only descriptors are said to be gone when `stop` is done; a thread that has ended may
+        // take the kernel a moment longer.
+        assert_eq!(Belongings::now().descriptors, before.descriptors, "round {round}");
+        eventually("the threads are gone", || Belongings::now().threads == before.threads);
+        assert_eq!(report.drained + report.cut, 160, "{report:?}");
+        assert!(report.drained > 0 && report.cut > 0, "{report:?}");
+    }
+    ten_thousand_sessions_one_after_the_other();
+    assert_eq!(Belongings::now().descriptors, before.descriptors);
+    eventually("the threads are gone", || Belongings::now().threads == before.threads);
+}
+
+/// What the kernel keeps for this process.
+#[derive(Debug)]
+struct Belongings {
+    descriptors: Vec<String>,
+    threads: usize,
+}
+
+impl Belongings {
+    fn now() -> Self {
+        let mut descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            // The directory itself is open while it is read, and gone when its link is.
+            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
+            .map(|target| target.to_string_lossy().into_owned())
+            .filter(|target| !target.ends_with("/fd"))
+            .collect();
+        descriptors.sort();
+        Self { descriptors, threads: std::fs::read_dir("/proc/self/task").unwrap().count() }
+    }
+}
+
+/// Resident memory of this process, in KiB.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Sessions are kept by the application, handlers hang, peers are silent or flood or are gone: 160
+/// sessions and 40 that never become one.
+fn two_hundred_sessions_in_all_states() -> Report {
+    let (opens, sessions) = heard();
+    let opens = Mutex::new(opens);
+    let (hooks, asked) = heard::<()>();
+    let hooks = Mutex::new(hooks);
+    let kept = std::sync::Arc::new(Mutex::new(Vec::<Session>::new()));
+    let keep = std::sync::Arc::clone(&kept);
+    let server = start(
+        Server::builder()
+            .configure(|config| {
+                config.timeouts.stop = Duration::from_millis(500);
+                config.timeouts.close = Duration::from_secs(600);
+                config.limits.outbox_bytes = 8 << 20;
+            })
+            .on_accept(async move |request| {
+                if request.path() == "/hook" {
+                    hooks.lock().unwrap().send(()).unwrap();
+                    std::future::pending::<()>().await;
+                }
+                Ok(Upgrade::new())
+            })
+            .on_open(async move |session: &Session| {
+                keep.lock().unwrap().push(session.clone());
+                opens.lock().unwrap().send(session.clone()).unwrap();
+            })
+            .on_message(async |session: &Session, message: Message| match session.path() {
+                "/hang" => std::future::pending().await,
+                "/timer" => {
+                    smol::Timer::after(Duration::from_secs(600)).await;
+                    Ok(())
+                }
+                _ => session.send(message).await,
+            }),
+    );
+    let open = |target: &str| {
+        let mut raw = server.raw();
+        raw.send(handshake(target).as_bytes());
+        raw.read_head();
+        (raw, sessions.next())
+    };
+    let mut peers = Vec::new();
+    let mut pipes = Vec::new();
+    for number in 0..20 {
+        // Idle, and polite when the stop comes.
+        let (mut idle, _) = open("/");
+        idle.echo("hello");
+        peers.push((idle, true));
+        // Said goodbye to, and silent.
+        let (mut closing, session) = open("/");
+        session.close(coracle::CloseCode::NORMAL, "bye");
+        assert_eq!(closing.read_close().0, 1000);
+        peers.push((closing, false));
+        // Its handler never comes back, or waits for a timer of another executor.
+        for target in ["/hang", "/timer"] {
+            let (mut hanging, _) = open(target);
+            hanging.send_frame(TEXT, b"hang");
+            hanging.send_frame(TEXT, b"read ahead");
+            peers.push((hanging, false));
+        }
+        // In the middle of a message.
+        let (mut half, _) = open("/");
+        half.send(&frame(true, BINARY, &[7; 1000])[..500]);
+        peers.push((half, false));
+        // Reads nothing of what is queued, and somebody waits for room.
+        let (stuck, session) = open("/");
+        while session.try_send(vec![7; 1 << 20]).is_ok() {}
+        peers.push((stuck, false));
+        // In memory: one that is full, and one that is gone before the stop is over.
+        let full = Pipe::connect(&server);
+        let session = sessions.next();
+        session.try_send(vec![7; 2 * PIPE]).unwrap();
+        await_full_pipe(&session);
+        pipes.push(full);
+        let (mut leaving, _) = open("/");
+        leaving.echo("hello");
+        peers.push((leaving, number % 2 == 0));
+        // No sessions: half of a head, and a hook that waits.
+        let mut head = server.raw();
+        head.send(b"GET / HTTP/1.1\r\n");
+        peers.push((head, false));
+        let mut hook = server.raw();
+        hook.send(handshake("/hook").as_bytes());
+        asked.next();
+        peers.push((hook, false));
+    }
+    assert_eq!(server.handle.sessions().count(), 160);
+    server.handle.request_stop();
+    for (peer, polite) in &mut peers {
+        if *polite {
+            peer.expect_close(1001);
+        }
+    }
+    // The peers are there until the server has ended: it does not need their help.
+    let report = server.finish();
+    assert_eq!(report.panics, 0);
+    assert_eq!(kept.lock().unwrap().len(), 160, "kept handles keep no descriptor");
+    report
+}
+
+// Every session left a few bytes behind: a place in a list, a waker, a timer's entry. After a week
+// of phones that come and go, the process was killed for its memory.
+fn ten_thousand_sessions_one_after_the_other() {
+    let server = start(
+        Server::builder()
+            .on_message(async |session: &Session, message: Message| session.send(message).await),
+    );
+    let handle = &server.handle;
+    let conversation = async || {
+        let mut stream = handle.connect().expect("the server accepts");
+        stream.write_all(handshake("/").as_bytes()).await.unwrap();
+        stream.write_all(&frame(true, TEXT, b"hello")).await.unwrap();
+        stream.write_all(&frame(true, CLOSE, &1000_u16.to_be_bytes())).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        assert!(answer.ends_with(b"\x81\x05hello\x88\x02\x03\xE8"), "{answer:?}");
+    };
+    let thousand = || {
+        within(async {
+            for _ in 0..1000 {
+                conversation().await;
+            }
+        });
+        eventually("all have left", || handle.sessions().count() == 0);
+        memory()
+    };
+    // Buffers, slabs and the allocator's arenas find their sizes.
+    let settled = (0..2).map(|_| thousand()).max().unwrap();
+    let after = (0..10).map(|_| thousand()).last().unwrap();
+    let grown = after.saturating_sub(settled);
+    // Sixteen bytes a session would be 160 KiB; a handle alone is more than a hundred.
+    assert!(grown < 512, "{grown} KiB more after ten thousand sessions");
+    server.finish();
+}
