@@ -276,6 +276,11 @@ impl<H: Handler> Duty<H> {
             }
         };
         future::or(receive, self.crew.hub.shutdown.stopping()).await;
+        // What met the stop half-way is told so, like every other handshake.
+        intake.close();
+        while let Ok(incoming) = intake.try_recv() {
+            self.serve(entry.worker(), incoming);
+        }
     }
 
     /// A connection that this worker has accepted: it stays here or goes to a less busy worker.

@@ -198,7 +198,7 @@ impl Link {
             if let Some(message) = self.parse(deliver) {
                 return Poll::Ready(Some(message));
             }
-            if self.frames_left == 0 || (self.held.is_none() && self.fill(cx)) {
+            if self.frames_left == 0 || (self.is_listening() && self.fill(cx)) {
                 continue;
             }
             // Everything that has arrived has been handled: what the callbacks have queued
@@ -247,7 +247,7 @@ impl Link {
     /// Parses until there is a message or no input.
     #[inline]
     fn parse(&mut self, deliver: bool) -> Option<Message> {
-        while self.at < self.input.len() && self.held.is_none() && self.frames_left > 0 {
+        while self.at < self.input.len() && self.is_listening() && self.frames_left > 0 {
             if matches!(self.stage, Stage::Lingering | Stage::Done) {
                 self.at = self.input.len();
                 return None;
@@ -278,6 +278,13 @@ impl Link {
             }
         }
         None
+    }
+
+    /// One message is read ahead while the handler works, and then the peer has to wait. When the
+    /// session is closing, only its close frame matters.
+    #[inline]
+    fn is_listening(&self) -> bool {
+        self.held.is_none() || self.stage != Stage::Open
     }
 
     #[cold]
@@ -519,18 +526,22 @@ impl Link {
     #[cold]
     fn stop(&mut self, phase: shutdown::Phase) {
         self.timers.moved();
-        let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
-        self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
         if phase == shutdown::Phase::Cutting {
             self.cut();
+        } else {
+            let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
+            self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
         }
     }
 
     #[cold]
     fn heed_timers(&mut self) {
+        if self.stage == Stage::Done {
+            return;
+        }
         let now = self.worker.now();
         let hub = Arc::clone(&self.session.member().hub);
-        if self.held.is_some() {
+        if self.held.is_some() && self.stage == Stage::Open {
             self.timers.not_listening(now);
         }
         if now >= hub.shutdown.deadline() {
@@ -662,11 +673,24 @@ impl Link {
     }
 
     /// The server does not wait any longer.
-    pub(super) fn cut(&mut self) {
-        if self.stage != Stage::Done {
-            self.end_now(Side::Server, Cause::Cut, Some(Timer::Stop));
-            self.cut = true;
+    fn cut(&mut self) {
+        if self.stage == Stage::Done {
+            return;
         }
+        let said = matches!(self.stage, Stage::CloseSent | Stage::Lingering);
+        if let Some(ending) = &mut self.ending {
+            if ending.cause == Cause::Stopping {
+                ending.cause = Cause::Cut;
+            }
+            if !said && !ending.peer_closed {
+                ending.code = None;
+                ending.reason = Text::default();
+            }
+        }
+        let deadline = self.session.member().hub.shutdown.deadline();
+        let timer = (self.worker.now() >= deadline).then_some(Timer::Stop);
+        self.end_now(Side::Server, Cause::Cut, timer);
+        self.cut = true;
     }
 
     fn drop_queue(&mut self) {
