@@ -10,13 +10,19 @@
 //! `npx wscat -c ws://127.0.0.1:9001/`, or the console of a browser that is allowed to connect.
 //! It prints `listening on ws://127.0.0.1:9001/` when it is ready; Ctrl-C ends it gracefully.
 
+use std::process::ExitCode;
+
 use coracle::{BoxError, OriginPolicy, Server};
 
 mod common;
 
 const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--workers N] [--log-file PATH]";
 
-fn main() -> Result<(), BoxError> {
+fn main() -> ExitCode {
+    common::exit(serve())
+}
+
+fn serve() -> Result<(), BoxError> {
     let mut args = common::Args::parse(USAGE, &["--max-message", "--workers", "--log-file"])?;
     common::log_to(args.value("--log-file"))?;
     let max_message = args.number("--max-message")?;
@@ -34,7 +40,7 @@ fn main() -> Result<(), BoxError> {
         builder = builder.workers(workers);
     }
     let server = builder.start()?;
-    common::ready(&server);
+    common::ready(&server)?;
     server.run()?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::process::ExitCode;
 
 use coracle::{BoxError, ServerHandle};
 
@@ -67,10 +68,24 @@ pub fn log_to(path: Option<&str>) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Prints `listening on ws://ADDRESS/`, for people and for programs that start the example.
-pub fn ready(server: &ServerHandle) {
+/// Says what went wrong as a person wants to read it.
+pub fn exit(outcome: Result<(), BoxError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints `listening on ws://ADDRESS/`, for people and for programs that start the example. From
+/// then on a signal stops the server gracefully.
+pub fn ready(server: &ServerHandle) -> Result<(), BoxError> {
+    server.stop_on_signals()?;
     let mut out = std::io::stdout().lock();
     // A reader that has gone away is no reason to stop serving.
     let _ = writeln!(out, "listening on ws://{}/", server.local_addr());
     let _ = out.flush();
+    Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use super::crew::Report;
 use super::crew::{Crew, Incoming, IncomingLink};
-use super::signals;
+use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
@@ -23,6 +23,7 @@ pub struct ServerHandle(Arc<Inner>);
 struct Inner {
     crew: Arc<Crew>,
     addresses: Vec<SocketAddr>,
+    signals: Mutex<Option<Listening>>,
 }
 
 impl Drop for Inner {
@@ -33,7 +34,7 @@ impl Drop for Inner {
 
 impl ServerHandle {
     pub(super) fn new(crew: Arc<Crew>, addresses: Vec<SocketAddr>) -> Self {
-        Self(Arc::new(Inner { crew, addresses }))
+        Self(Arc::new(Inner { crew, addresses, signals: Mutex::default() }))
     }
 
     /// The address of the first listener, with the port that the system has given it.
@@ -118,6 +119,23 @@ impl ServerHandle {
         self.wait().await
     }
 
+    /// From now on SIGINT or SIGTERM stops the server gracefully, and a second one cuts what is
+    /// still open. Until this is called a signal ends the process, as it does without a server.
+    ///
+    /// For programs that say that they are ready, before they do; [`run`](Self::run) calls it
+    /// itself. It ends with the server's last handle.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the signals cannot be listened to.
+    pub fn stop_on_signals(&self) -> Result<()> {
+        let mut signals = self.0.signals.lock().unwrap_or_else(PoisonError::into_inner);
+        if signals.is_none() {
+            *signals = Some(Listening::start(self.shutdown())?);
+        }
+        Ok(())
+    }
+
     /// Blocks until the server has ended. SIGINT or SIGTERM stops it gracefully, a second one cuts
     /// what is still open.
     ///
@@ -125,7 +143,8 @@ impl ServerHandle {
     ///
     /// [`Error::System`] if the signals cannot be listened to; the server then stops.
     pub fn run(self) -> Result<Report> {
-        signals::run(&self)
+        self.stop_on_signals()?;
+        Ok(smol::future::block_on(self.wait()))
     }
 }
 

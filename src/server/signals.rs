@@ -1,21 +1,25 @@
 //! SIGINT and SIGTERM: the first stops, the second cuts.
 
+use std::thread;
+
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator::{Handle, Signals};
 
-use super::handle::{Report, ServerHandle};
 use crate::error::{Error, Result};
+use crate::shutdown::Shutdown;
 
-/// Blocks the calling thread until the server has ended.
-pub(super) fn run(server: &ServerHandle) -> Result<Report> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])
-        .map_err(|source| Error::System { what: "cannot listen to SIGINT and SIGTERM", source })?;
-    let listening = signals.handle();
-    let shutdown = server.shutdown();
-    // Ends with the iterator below, which ends when `listening` is closed.
-    let listener = std::thread::Builder::new()
-        .name("coracle-signals".into())
-        .spawn(move || {
+/// Listens to the signals for as long as it lives.
+pub(super) struct Listening(Handle);
+
+impl Listening {
+    /// From when this returns, a signal stops the server instead of ending the process.
+    pub(super) fn start(shutdown: Shutdown) -> Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(|source| Error::System {
+            what: "cannot listen to SIGINT and SIGTERM",
+            source,
+        })?;
+        let listening = Self(signals.handle());
+        let serve = move || {
             for signal in signals.forever() {
                 if shutdown.is_stopping() {
                     log::warn!("signal {signal} again: cutting what is still open");
@@ -25,11 +29,18 @@ pub(super) fn run(server: &ServerHandle) -> Result<Report> {
                     shutdown.request_stop();
                 }
             }
-        })
-        .map_err(|source| Error::System { what: "cannot start the signals' thread", source })?;
-    let report = smol::future::block_on(server.wait());
-    listening.close();
-    // It does nothing that could panic, and there would be nothing to do about it.
-    let _ = listener.join();
-    Ok(report)
+        };
+        // It ends with its iterator, which ends when the handle is closed.
+        thread::Builder::new()
+            .name("coracle-signals".into())
+            .spawn(serve)
+            .map_err(|source| Error::System { what: "cannot start the signals' thread", source })?;
+        Ok(listening)
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }

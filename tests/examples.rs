@@ -1,0 +1,197 @@
+//! The examples that embed a server and stop it, as a user starts them: as processes. What the echo
+//! example does with signals and options is in `shutdown.rs`.
+
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::*;
+
+/// An example as a child process, killed at the end if it is still there.
+struct Example {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl Example {
+    /// Starts an example on a free port and reads the line by which it says that it is ready.
+    #[track_caller]
+    fn start(name: &str, stdin: Stdio) -> Self {
+        let mut child = Command::new(path(name))
+            .arg("127.0.0.1:0")
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the example starts");
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line
+            .strip_prefix("listening on ws://")
+            .and_then(|rest| rest.strip_suffix("/\n"))
+            .and_then(|address| address.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("not the line that says ready: {line:?}"));
+        Self { child, stdout, address }
+    }
+
+    fn client(&self) -> Raw {
+        let mut raw = Raw::connect(self.address);
+        raw.upgrade();
+        raw
+    }
+
+    #[track_caller]
+    fn type_line(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().expect("stdin is a pipe");
+        writeln!(stdin, "{line}").expect("the example reads");
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it is our child");
+    }
+
+    /// Waits for its end, which must be a success; returns what it wrote to standard error.
+    #[track_caller]
+    fn finish(mut self) -> String {
+        let mut status = None;
+        eventually("the example ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(status.and_then(|status| status.code()), Some(0), "{said}");
+        let mut more = String::new();
+        self.stdout.read_to_string(&mut more).unwrap();
+        assert_eq!(more, "", "one line on standard output, for whoever waits for it");
+        said
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `target/debug/examples/NAME`, beside the directory of this test.
+fn path(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(|deps| deps.parent()).expect("target/debug/deps");
+    let path = profile.join("examples").join(name);
+    assert!(path.is_file(), "no {path:?}: `cargo build --examples` makes it");
+    path
+}
+
+/// Reads messages until this one comes.
+#[track_caller]
+fn read_until(client: &mut Raw, text: &str) {
+    loop {
+        let frame = client.read_frame();
+        assert_eq!(frame.opcode, TEXT, "{frame:?}");
+        if frame.payload == text.as_bytes() {
+            return;
+        }
+        assert!(frame.payload.starts_with(b"up "), "{frame:?}");
+    }
+}
+
+/// Like [`Raw::expect_close`], past the messages that the clock may have sent before.
+#[track_caller]
+fn expect_going_away(mut client: Raw) {
+    loop {
+        let frame = client.read_frame();
+        if frame.opcode == CLOSE {
+            assert_eq!(frame.payload[..2], 1001_u16.to_be_bytes());
+            break;
+        }
+        assert!(frame.payload.starts_with(b"up "), "{frame:?}");
+    }
+    client.send_frame(CLOSE, &1001_u16.to_be_bytes());
+    assert_eq!(client.read_to_end(), b"", "nothing follows a close frame");
+}
+
+#[test]
+fn embed_sends_its_own_messages_and_typed_lines_to_all_and_quits() {
+    let mut embed = Example::start("embed", Stdio::piped());
+    let mut clients = [embed.client(), embed.client()];
+    for client in &mut clients {
+        let frame = client.read_frame();
+        let text = String::from_utf8_lossy(&frame.payload);
+        assert!(text.starts_with("up ") && text.ends_with(" clients"), "{text}");
+    }
+    embed.type_line("to everybody");
+    for client in &mut clients {
+        read_until(client, "to everybody");
+    }
+    clients[0].send_frame(TEXT, b"from a client");
+    embed.type_line("quit");
+    clients.into_iter().for_each(expect_going_away);
+    let said = embed.finish();
+    assert!(said.contains("2 drained, 0 cut"), "{said}");
+}
+
+#[test]
+fn embed_without_a_terminal_goes_on_until_it_is_told_to_stop() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let embed = Example::start("embed", Stdio::null());
+        let mut client = embed.client();
+        assert_eq!(client.read_frame().opcode, TEXT, "the clock ticks");
+        embed.signal(signal);
+        expect_going_away(client);
+        let said = embed.finish();
+        assert!(said.contains("1 drained, 0 cut"), "{signal:?}: {said}");
+    }
+}
+
+#[test]
+fn graceful_shutdown_delivers_what_is_queued_before_it_says_goodbye() {
+    let example = Example::start("graceful_shutdown", Stdio::null());
+    let [mut sender, mut other] = [example.client(), example.client()];
+    for client in [&mut sender, &mut other] {
+        client.echo("hello");
+    }
+    sender.send_frame(TEXT, b"stop");
+    for count in ["3", "2", "1"] {
+        assert_eq!(sender.read_frame().payload, count.as_bytes());
+    }
+    // Answering one after the other: both have been told before either answers.
+    assert_eq!(other.read_close(), (1001, "server stops".to_owned()));
+    assert_eq!(sender.expect_close(1001), "server stops");
+    other.send_frame(CLOSE, &1001_u16.to_be_bytes());
+    assert_eq!(other.read_to_end(), b"");
+    let said = example.finish();
+    assert_eq!(said.matches("closed by server (server stops)").count(), 2, "{said}");
+    assert!(said.contains("2 sessions drained, 0 cut"), "{said}");
+}
+
+#[test]
+fn graceful_shutdown_stops_at_a_signal_and_reports() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let example = Example::start("graceful_shutdown", Stdio::null());
+        let mut client = example.client();
+        client.echo("hello");
+        example.signal(signal);
+        client.expect_close(1001);
+        let said = example.finish();
+        assert!(said.contains("1 sessions drained, 0 cut"), "{signal:?}: {said}");
+    }
+}
+
+#[test]
+fn a_bad_command_line_is_explained() {
+    for name in ["embed", "graceful_shutdown"] {
+        let output = Command::new(path(name)).args(["127.0.0.1:0", "more"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("unexpected argument") && said.contains("usage: "), "{said}");
+        assert_eq!(output.stdout, b"");
+    }
+}
