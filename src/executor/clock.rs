@@ -56,7 +56,7 @@ struct Source {
 enum Kind {
     /// `CLOCK_MONOTONIC`, from this many microseconds on.
     Kernel { epoch_micros: u64 },
-    /// Moved by hand. The simulator will move it; today the wheel's and the sessions' tests do.
+    /// Moved by hand. The simulator will move it; today the tests do.
     #[cfg_attr(not(test), allow(dead_code, reason = "the simulator's half of the clock"))]
     Virtual { micros: AtomicU64 },
 }

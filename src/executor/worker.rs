@@ -400,4 +400,26 @@ mod tests {
         assert_eq!(worker.wheel.borrow().next(), None);
         assert_eq!(worker.reactor.len(), 0);
     }
+
+    #[test]
+    fn an_hour_of_virtual_time_takes_no_hour() {
+        let clock = Clock::virtual_at_zero();
+        let worker = Worker::new(0, clock.clone()).unwrap();
+        let hour = Duration::from_secs(3600);
+        let woken = Rc::new(Cell::new(Time::NEVER));
+        let seen = Rc::clone(&woken);
+        worker.spawn(|entry| async move {
+            let worker = entry.worker();
+            worker.sleep_until(worker.now() + hour).await;
+            seen.set(worker.now());
+        });
+        worker.spawn(|entry| async move {
+            let _entry = entry;
+            // After the sleeper has begun to sleep.
+            smol::future::yield_now().await;
+            clock.advance(2 * hour);
+        });
+        run_to_the_end(&worker);
+        assert_eq!(woken.get(), Time::default() + 2 * hour);
+    }
 }
