@@ -12,6 +12,7 @@
 //! printed here, and `quit`, Ctrl-C or SIGTERM ends the program gracefully. Without a terminal (with
 //! `</dev/null`) it goes on until it gets a signal.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use coracle::{BoxError, Message, Server, Sessions, Shutdown};
@@ -20,14 +21,18 @@ use smol::stream::StreamExt;
 
 mod common;
 
-fn main() -> Result<(), BoxError> {
+fn main() -> ExitCode {
+    common::exit(serve())
+}
+
+fn serve() -> Result<(), BoxError> {
     let args = common::Args::parse("usage: embed [ADDRESS]", &[])?;
     common::log_to(None)?;
     let server = Server::builder()
         .bind(args.address())
         .on_message(async |session, message| eprintln!("{}: {message:?}", session.id()))
         .start()?;
-    common::ready(&server);
+    common::ready(&server)?;
 
     // The program's own executor. The server has threads of its own and needs none of it.
     let app = smol::LocalExecutor::new();
@@ -35,11 +40,9 @@ fn main() -> Result<(), BoxError> {
         // Both tasks are cancelled when they are dropped, at the end of this block.
         let _clock = app.spawn(clock(server.sessions()));
         let _console = app.spawn(console(server.sessions(), server.shutdown()));
-        // `run` listens to signals and blocks, so it has a thread of the pool. A program that has
-        // its own way with signals awaits `server.wait()` instead.
-        let server = server.clone();
-        smol::unblock(move || server.run()).await
-    }))?;
+        // Whoever stops it: a signal, a typed line, or the program itself with `server.stop()`.
+        server.wait().await
+    }));
     eprintln!("{} drained, {} cut, in {:.1?}", report.drained, report.cut, report.took);
     Ok(())
 }

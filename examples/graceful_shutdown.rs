@@ -21,13 +21,18 @@
 //! stopped in 1.3ms: 2 sessions drained, 0 cut
 //! ```
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use coracle::{BoxError, Message, SendError, Server, Session};
 
 mod common;
 
-fn main() -> Result<(), BoxError> {
+fn main() -> ExitCode {
+    common::exit(serve())
+}
+
+fn serve() -> Result<(), BoxError> {
     let args = common::Args::parse("usage: graceful_shutdown [ADDRESS]", &[])?;
     common::log_to(None)?;
     let server = Server::builder()
@@ -37,7 +42,7 @@ fn main() -> Result<(), BoxError> {
         .on_message(on_message)
         .on_close(async |session, closed| eprintln!("session {}: {closed}", session.id()))
         .start()?;
-    common::ready(&server);
+    common::ready(&server)?;
 
     // Returns when the server has ended, whoever stopped it: a signal, or the message below.
     let report = server.run()?;

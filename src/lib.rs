@@ -1,5 +1,4 @@
-//! An embeddable WebSocket server for small binaries and embedded Linux boxes: on smol, without
-//! tokio.
+#![doc = include_str!("docs/front.md")]
 
 pub mod config;
 mod error;
@@ -28,3 +27,18 @@ pub use session::{
 };
 pub use shutdown::Shutdown;
 pub use transport::MemoryStream;
+
+/// Longer explanations than fit beside one name.
+pub mod docs {
+    #[doc = include_str!("docs/backpressure.md")]
+    pub mod backpressure {}
+    #[doc = include_str!("docs/defaults.md")]
+    pub mod defaults {}
+    #[doc = include_str!("docs/shutdown.md")]
+    pub mod shutdown {}
+}
+
+/// So that the program in the README is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

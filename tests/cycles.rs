@@ -110,7 +110,7 @@ fn crowd(server: &TestServer, clients: usize, rest: Process) {
     thread::scope(|scope| {
         for part in 0..CROWD {
             scope.spawn(move || {
-                (0..clients).skip(part).step_by(CROWD).for_each(|n| live(server, n))
+                (0..clients).skip(part).step_by(CROWD).for_each(|n| live(server, n));
             });
         }
     });

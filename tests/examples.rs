@@ -1,5 +1,8 @@
 //! The examples that embed a server and stop it, as a user starts them: as processes. What the echo
 //! example does with signals and options is in `shutdown.rs`.
+//!
+//! `cargo test` builds the examples first. `cargo test --test examples` does not: it tests those that
+//! `cargo build --examples` has built.
 
 mod support;
 

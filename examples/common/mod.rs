@@ -1,5 +1,5 @@
 //! What the example servers share: arguments, logging, the line that says "ready".
-#![allow(dead_code, reason = "not every example uses everything")]
+#![allow(dead_code, unreachable_pub, reason = "not every example uses everything")]
 
 use std::fs::File;
 use std::io::Write;

@@ -35,6 +35,7 @@ pub struct Request {
 
 impl Request {
     /// The method; `GET` for every WebSocket handshake.
+    #[must_use]
     pub fn method(&self) -> &Method {
         &self.method
     }
@@ -42,6 +43,7 @@ impl Request {
     /// The request target as it was sent: path and query.
     ///
     /// It begins with a slash and has visible ASCII characters only.
+    #[must_use]
     pub fn target(&self) -> &str {
         self.text(self.target)
     }
@@ -50,6 +52,7 @@ impl Request {
     ///
     /// It is not percent-decoded and `.` and `..` are not resolved, so compare it with what you
     /// expect, and do not open files by it.
+    #[must_use]
     pub fn path(&self) -> &str {
         self.text(self.path)
     }
@@ -57,6 +60,7 @@ impl Request {
     /// The query: what follows the first question mark of the target, not percent-decoded.
     ///
     /// `None` without a question mark; empty if nothing follows it.
+    #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.target().split_once('?').map(|(_, query)| query)
     }
@@ -66,12 +70,14 @@ impl Request {
     /// The whitespace around the value is not part of it. A value in another encoding is `None`
     /// here, as if it were missing: where the difference matters, use
     /// [`header_bytes`](Self::header_bytes).
+    #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         str::from_utf8(self.header_bytes(name)?).ok()
     }
 
     /// The first value of a header, as the bytes that were sent; the case of `name` does not
     /// matter.
+    #[must_use]
     pub fn header_bytes(&self, name: &str) -> Option<&[u8]> {
         self.header_all(name).next()
     }
@@ -96,6 +102,7 @@ impl Request {
     ///
     /// Every request has exactly one, and it is well-formed (RFC 9112 section 3.2), but the client
     /// chose it.
+    #[must_use]
     pub fn host(&self) -> Option<&str> {
         Some(self.text(self.host))
     }
@@ -106,6 +113,7 @@ impl Request {
     /// Programs send what they like or nothing at all, so it says something about browsers only.
     /// Like [`header`](Self::header), it is `None` for a value that is not UTF-8; only
     /// [`OriginPolicy::Any`](super::OriginPolicy::Any) lets such a request pass.
+    #[must_use]
     pub fn origin(&self) -> Option<&str> {
         self.header("origin")
     }
@@ -113,6 +121,7 @@ impl Request {
     /// The address of the peer at the other end of the socket: the proxy, if there is one in front.
     ///
     /// `None` for Unix sockets and in-memory connections.
+    #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer
     }
@@ -182,10 +191,10 @@ impl Request {
                     }
                 }
                 14 if header.name.eq_ignore_ascii_case("content-length") => {
-                    framing.content_length(header.value)?
+                    framing.content_length(header.value)?;
                 }
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
-                    framing.transfer_encoding(header.value)?
+                    framing.transfer_encoding(header.value)?;
                 }
                 _ => {}
             }

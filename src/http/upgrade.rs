@@ -250,7 +250,7 @@ impl<'a> Seen<'a> {
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => seen.body = true,
                 17 if name.eq_ignore_ascii_case(b"sec-websocket-key") => seen.key.add(value),
                 21 if name.eq_ignore_ascii_case(b"sec-websocket-version") => {
-                    seen.version.add(value)
+                    seen.version.add(value);
                 }
                 22 if name.eq_ignore_ascii_case(b"sec-websocket-protocol") => seen.protocols = true,
                 _ => {}

@@ -36,6 +36,7 @@ const KEPT: usize = 4;
 const KEPT_BYTES: usize = 64 * 1024;
 
 thread_local! {
+    #[expect(clippy::vec_box, reason = "batches travel in their boxes")]
     static POOL: RefCell<Vec<Box<Batch>>> = const { RefCell::new(Vec::new()) };
 }
 

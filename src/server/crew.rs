@@ -345,6 +345,7 @@ struct Arrival {
 ///
 /// What only the handshake needs is on the heap, and freed with it; what this future holds is what
 /// every idle session costs. An `async fn` would hold its arguments twice.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would be larger")]
 fn connection<H: Handler>(
     entry: TaskEntry,
     load: Load<H>,

@@ -20,6 +20,7 @@ use crate::hub::Membership;
 ///
 /// An `async` block and not an `async fn`, whose arguments would be stored twice in every idle
 /// session. For the same reason what is rare is on the heap.
+#[expect(clippy::manual_async_fn, reason = "an `async fn` would be larger")]
 pub(crate) fn drive<H: Handler>(
     mut link: Box<Link>,
     membership: Membership,

@@ -104,6 +104,7 @@ impl Session {
     ///
     /// The payload is cut at 125 bytes (RFC 6455 section 5.5). Returns whether the session is
     /// still open.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn ping(&self, payload: &[u8]) -> bool {
         self.0.outbox.ping(&payload[..payload.len().min(MAX_CONTROL_PAYLOAD)])
     }

@@ -46,6 +46,7 @@ pub(crate) struct Codec {
     /// The message of which some, but not all, has arrived.
     message: Option<Box<Assembly>>,
     /// The payload of a control frame of which some, but not all, has arrived.
+    #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
     control: Option<Box<Vec<u8>>>,
     state: State,
 }

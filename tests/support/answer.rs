@@ -1,5 +1,5 @@
 //! HTTP answers, read by a client that trusts nothing.
-#![allow(dead_code, reason = "no test file uses everything")]
+#![allow(dead_code, unreachable_pub, reason = "no test file uses everything")]
 
 use std::io::Write;
 use std::time::Duration;

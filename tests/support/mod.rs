@@ -1,5 +1,5 @@
 //! What every test file uses: a server on port 0, a peer that speaks raw bytes, a watchdog.
-#![allow(dead_code, reason = "no test file uses everything")]
+#![allow(dead_code, unreachable_pub, reason = "no test file uses everything")]
 
 use std::future::Future;
 use std::io::{self, Read, Write};

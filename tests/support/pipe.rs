@@ -1,6 +1,6 @@
 //! A peer over the pair in memory: its pipes hold exactly 64 KiB each, so a test can fill one to
 //! the last byte and knows what the server is waiting for.
-#![allow(dead_code, reason = "no test file uses everything")]
+#![allow(dead_code, unreachable_pub, reason = "no test file uses everything")]
 
 use std::sync::mpsc;
 
