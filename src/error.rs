@@ -14,7 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a server could not be started or run.
-#[derive(Debug)]
+///
+/// `Debug` prints the same sentence as `Display`, because that is what a `main` that returns it
+/// shows.
 #[non_exhaustive]
 pub enum Error {
     /// The caller's fault: a setting that cannot be. Names the setting, its value and what is
@@ -72,6 +74,12 @@ impl fmt::Display for Error {
                 Ok(())
             }
         }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -15,7 +15,8 @@ pub struct Closed {
     pub by: Side,
     /// Why.
     pub cause: Cause,
-    /// How far the session had come when that happened.
+    /// How far the session had come when it was over: open if it broke off, closing if one side had
+    /// said goodbye, or wanted to.
     pub phase: Phase,
     /// The close code: the peer's if it closed, otherwise ours. `None` if there was no close frame
     /// or it carried no code.
