@@ -111,7 +111,7 @@ pub struct Limits {
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
     /// Beyond it: 503 with `Retry-After`.
     pub sessions: Option<usize>,
-    /// Open sessions of one IP address. Default `None`: three quarters of `sessions`, so that no
+    /// Open sessions of one IP address (of one /64, for IPv6). Default `None`: three quarters of `sessions`, so that no
     /// single address can keep all others out. Beyond it: 429 with `Retry-After`.
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of

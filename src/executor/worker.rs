@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -156,7 +157,10 @@ impl Worker {
         // Dropping a task runs its guards, which may drop further tasks' sources, never spawn.
         let left: Vec<_> = self.tasks.borrow_mut().drain().collect();
         drop(left);
-        while self.executor.try_tick() {}
+        // What a dropped future holds is the application's, and may panic in turn.
+        while std::panic::catch_unwind(AssertUnwindSafe(|| self.executor.try_tick()))
+            .unwrap_or(true)
+        {}
         outcome
     }
 
@@ -180,12 +184,13 @@ impl Worker {
             while budget > 0 && self.executor.try_tick() {
                 budget -= 1;
             }
+            // From here on a wake-up is either seen below or ends the sleep, also one for `done`.
+            self.unpark.about_to_sleep();
             if done(&mut cx) {
                 return Ok(());
             }
             let mut timeout = Some(Duration::ZERO);
             if budget > 0 && self.yielded.borrow().is_empty() {
-                self.unpark.about_to_sleep();
                 ticked.set(false);
                 let polled: Poll<()> = tick.as_mut().poll(&mut cx);
                 debug_assert!(polled.is_pending());

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use ::http::{Method, StatusCode};
@@ -245,20 +245,29 @@ impl<'a, H: Handler> Door<'a, H> {
                 return;
             }
             transport.close_write();
-            let mut buffer = self.worker.pool().take(Size::default());
             let mut left = LINGER_BYTES;
-            while let Ok(received @ 1..) = poll_fn(|cx| transport.poll_read(cx, &mut buffer)).await
-            {
-                buffer.clear();
+            while let Ok(received @ 1..) = self.discard(transport).await {
                 left = left.saturating_sub(received);
                 if left == 0 {
                     break;
                 }
             }
-            self.worker.pool().give(buffer);
         };
         let until = self.worker.now() + LINGER;
         future::or(farewell, self.worker.sleep_until(until)).await;
+    }
+
+    /// Reads once and throws it away; while it waits it holds no buffer.
+    async fn discard(&self, transport: &mut Transport) -> io::Result<usize> {
+        let pool = self.worker.pool();
+        poll_fn(|cx| {
+            ready!(transport.poll_readable(cx));
+            let mut buffer = pool.take(Size::default());
+            let polled = transport.poll_read(cx, &mut buffer);
+            pool.give(buffer);
+            polled
+        })
+        .await
     }
 
     fn name(&self) -> String {

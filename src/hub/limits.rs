@@ -2,7 +2,7 @@
 //! by a guard, so by every kind of end.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,7 +58,8 @@ impl Limits {
         let sessions_per_address = config.sessions_per_address.unwrap_or(quarters(3));
         let handshakes = config.handshakes.unwrap_or(quarters(1).max(64));
         // One address can neither have more handshakes than sessions, nor keep all others out.
-        let handshakes_per_address = sessions_per_address.min((handshakes * 3).div_ceil(4));
+        let handshakes_per_address =
+            sessions_per_address.min(handshakes.saturating_mul(3).div_ceil(4));
         log::info!(
             "limits: {sessions} sessions ({sessions_per_address} of one address), {handshakes} \
              handshakes at a time ({handshakes_per_address} of one address); {files} open files"
@@ -72,6 +73,14 @@ impl Limits {
         })
     }
 
+    /// One customer of a network has many IPv6 addresses: a /64 counts as one.
+    fn network(address: Option<IpAddr>) -> Option<IpAddr> {
+        match address? {
+            IpAddr::V6(v6) => Some(Ipv6Addr::from(u128::from(v6) >> 64 << 64).into()),
+            v4 @ IpAddr::V4(_) => Some(v4),
+        }
+    }
+
     fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Taken>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,7 +90,7 @@ impl Limits {
         if !self.handshakes.take() {
             return None;
         }
-        if let Some(ip) = address {
+        if let Some(ip) = Self::network(address) {
             let mut addresses = self.addresses();
             let taken = addresses.entry(ip).or_default();
             if taken.handshakes >= self.handshakes_per_address {
@@ -98,7 +107,7 @@ impl Limits {
         if !self.sessions.take() {
             return Err(Full::Sessions);
         }
-        if let Some(ip) = address {
+        if let Some(ip) = Self::network(address) {
             let mut addresses = self.addresses();
             let taken = addresses.entry(ip).or_default();
             if taken.sessions >= self.sessions_per_address {
@@ -117,7 +126,7 @@ impl Limits {
     }
 
     fn leave(&self, address: Option<IpAddr>, subtract: impl FnOnce(&mut Taken)) {
-        let Some(ip) = address else {
+        let Some(ip) = Self::network(address) else {
             return;
         };
         let mut addresses = self.addresses();

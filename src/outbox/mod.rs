@@ -170,8 +170,11 @@ impl Outbox {
         listener
     }
 
-    fn wake_senders(&self, state: &mut State) {
-        if std::mem::take(&mut state.awaited) {
+    /// Wakes whoever waits for room, without the lock: a waker may run anything.
+    fn wake_senders(&self, mut state: MutexGuard<'_, State>) {
+        let awaited = std::mem::take(&mut state.awaited);
+        drop(state);
+        if awaited {
             self.room.notify(usize::MAX);
         }
     }
@@ -198,9 +201,8 @@ impl Outbox {
         }
         state.closed = true;
         state.rare.get_or_insert_default().request = Some(request);
-        self.wake_senders(&mut state);
         let waker = self.unpark(&state);
-        drop(state);
+        self.wake_senders(state);
         waker.into_iter().for_each(Waker::wake);
     }
 
@@ -208,7 +210,7 @@ impl Outbox {
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        self.wake_senders(&mut state);
+        self.wake_senders(state);
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -221,8 +223,7 @@ impl Outbox {
 
     /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
     pub(crate) fn take(&self, written: Buffered) -> Taken {
-        let mut state = self.lock();
-        self.written(&mut state, written);
+        let mut state = self.settled(written);
         let rare = state.rare.take();
         Taken { batch: state.pop(), rare, last: state.is_empty() }
     }
@@ -232,8 +233,7 @@ impl Outbox {
     /// A `stalled` driver cannot send what is queued, but must hear of a request. Returns false if
     /// something is there already; then it must look again instead of waiting.
     pub(crate) fn park(&self, written: Buffered, waker: &Waker, stalled: bool) -> bool {
-        let mut state = self.lock();
-        self.written(&mut state, written);
+        let mut state = self.settled(written);
         let requested = state.rare.as_ref().is_some_and(|rare| rare.request.is_some());
         let something = !state.is_empty() || state.rare.is_some();
         if requested || (something && !stalled) {
@@ -260,23 +260,28 @@ impl Outbox {
     /// For the driver, at the end: drops what nobody will send, and its own waker. Returns what
     /// was not delivered.
     pub(crate) fn clear(&self, written: Buffered) -> Buffered {
-        let mut state = self.lock();
-        self.written(&mut state, written);
+        let mut state = self.settled(written);
         state.closed = true;
         let dropped = (state.filling.take(), state.full.take(), state.driver.take());
         let undelivered = state.buffered;
-        self.wake_senders(&mut state);
-        drop(state);
+        self.wake_senders(state);
         drop(dropped);
         undelivered
     }
 
-    fn written(&self, state: &mut State, written: Buffered) {
+    /// The state, with what has been written off its books.
+    #[inline]
+    fn settled(&self, written: Buffered) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
         if written.messages > 0 {
             state.buffered.messages -= written.messages;
             state.buffered.bytes -= written.bytes;
-            self.wake_senders(state);
+            if state.awaited {
+                self.wake_senders(state);
+                return self.lock();
+            }
         }
+        state
     }
 }
 

@@ -180,7 +180,9 @@ impl<H: Handler> Builder<H> {
         // The kernel's own bound for a peer that takes nothing comes after ours, which name
         // themselves. Linux counts a closed window as well as a vanished peer.
         let timeouts = &config.timeouts;
-        let liveness = timeouts.write_stall.max(timeouts.ping.unwrap_or_default() + timeouts.pong);
+        let liveness = timeouts
+            .write_stall
+            .max(timeouts.ping.unwrap_or_default().saturating_add(timeouts.pong));
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
         let mut listeners = Vec::new();
         for source in self.listeners {

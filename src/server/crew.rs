@@ -25,9 +25,9 @@ use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
 use crate::transport::{Memory, Tcp, Transport};
 
-/// After the stop's deadline, what the sessions get for their last callbacks; then every task that
-/// is left is dropped.
-const BACKSTOP: Duration = LAST_WORD.saturating_mul(2);
+/// What the sessions get for their last callbacks (a message, an error, the close) from when their
+/// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
+const BACKSTOP: Duration = LAST_WORD.saturating_mul(4);
 
 /// Connections on their way to one worker. More than a listener hands out in a turn, so that it
 /// rarely finds the way blocked; then it keeps the connection itself.
@@ -114,6 +114,7 @@ impl Crew {
                 .spawn(move || duty.work(hand, intake, &ready));
             if let Err(source) = spawned {
                 crew.abandon(workers - index);
+                future::block_on(crew.wait());
                 return Err(Error::System { what: "cannot start a worker's thread", source });
             }
         }
@@ -121,6 +122,7 @@ impl Crew {
         for outcome in started.iter().take(workers) {
             if let Err(source) = outcome {
                 crew.hub.shutdown.cut();
+                future::block_on(crew.wait());
                 return Err(Error::System { what: "cannot start a worker", source });
             }
         }
@@ -226,6 +228,8 @@ impl<H: Handler> Duty<H> {
         let duty = Rc::new(self);
         for listener in listeners {
             if let Err(error) = accept::spawn(&worker, &duty, listener) {
+                // Nothing is left running: the listeners that were taken are closed.
+                let _ = worker.run(|_| true);
                 let _ = ready.send(Err(error));
                 return;
             }
@@ -236,13 +240,20 @@ impl<H: Handler> Duty<H> {
         let mut phase = shutdown::Phase::Running;
         let mut changed = shutdown.listen();
         let mut listening = false;
+        // When the deadline was noticed: a blocked worker may come late, and its sessions still have
+        // their last word.
+        let mut overdue = None;
         // Only there to end the sleep: at the last moment there may be nobody left to wake.
         let backstop = worker.timer();
         let outcome = worker.run(|cx| {
             // The one listener of the broadcast on this worker, which passes it on. One for each
             // session would cost 80 bytes more of idle memory, and a lock that all workers share for
             // each connection.
-            while !listening || shutdown.phase() != phase {
+            // While it stops, the listener is asked in every turn: the event may be notified after the
+            // phase was seen, and a listener that has been notified hears of nothing further.
+            let mut asked = phase == shutdown::Phase::Running;
+            while !asked || !listening || shutdown.phase() != phase {
+                asked = true;
                 listening = true;
                 if Pin::new(&mut changed).poll(cx).is_ready() {
                     changed = shutdown.listen();
@@ -255,7 +266,11 @@ impl<H: Handler> Duty<H> {
             if phase == shutdown::Phase::Running {
                 return false;
             }
-            let last = shutdown.deadline() + BACKSTOP;
+            let deadline = shutdown.deadline();
+            if worker.now() >= deadline {
+                overdue.get_or_insert(worker.now());
+            }
+            let last = overdue.unwrap_or(deadline) + BACKSTOP;
             backstop.set(last, Waker::noop());
             worker.tasks() == 0 || worker.now() >= last
         });

@@ -108,7 +108,7 @@ impl ServerHandle {
     /// [`request_stop`](Self::request_stop), then [`wait`](Self::wait): after this no thread, no
     /// socket and no session of the server is left.
     ///
-    /// It takes at most [`Timeouts::stop`](crate::config::Timeouts::stop) and two seconds, unless
+    /// It takes at most [`Timeouts::stop`](crate::config::Timeouts::stop) and four seconds, unless
     /// a callback blocks a worker's thread.
     ///
     /// # Cancel safety

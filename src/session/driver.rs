@@ -69,7 +69,7 @@ async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H
 async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caught<Outcome>>) {
     let (error, cause) = match outcome {
         Some(Ok(Ok(Flow::Continue))) => return,
-        Some(Ok(Ok(Flow::Close(code, reason)))) => return link.session().close(code, &reason),
+        Some(Ok(Ok(Flow::Close(code, reason)))) => return link.handler_closes(code, &reason),
         Some(Ok(Err(error))) => (HandlerError::Failed(error), Cause::HandlerFailed),
         Some(Err(panic)) => {
             count_panic(link, "a handler", &panic);

@@ -28,6 +28,10 @@ const FRAMES_PER_TURN: u16 = 256;
 /// pings, or data that a closing session throws away.
 const READS_PER_TURN: u8 = 16;
 
+/// Batches sent before the session lets the others have their turn: all that fits into the default
+/// outbox.
+const BATCHES_PER_TURN: u8 = 16;
+
 /// What a callback has in any case, even when the server waits for nothing else any more: the
 /// time to write a line into a file.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
@@ -61,6 +65,8 @@ pub(crate) struct Link {
     cut: bool,
     /// The task has been polled anew since the link last said that it waits.
     woken: bool,
+    /// A timer may be over; looked at after what had arrived before has been read.
+    timers_due: bool,
     frames_left: u16,
     reads_left: u8,
 }
@@ -141,6 +147,7 @@ impl Link {
             ping_due: false,
             cut: false,
             woken: true,
+            timers_due: false,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
         }
@@ -204,7 +211,12 @@ impl Link {
             // Everything that has arrived has been handled: what the callbacks have queued
             // meanwhile leaves in one call.
             self.flush(cx);
-            if self.stage != Stage::Done && self.park(cx) {
+            // Only now: whatever kept the worker from looking is not the peer's fault.
+            if std::mem::take(&mut self.timers_due) {
+                self.heed_timers();
+                continue;
+            }
+            if self.stage != Stage::Done && self.reads_left > 0 && self.park(cx) {
                 return Poll::Pending;
             }
         }
@@ -215,15 +227,17 @@ impl Link {
         self.woken = false;
         self.session.member().outbox.awake();
         self.heed_stop();
-        if self.timers.is_due(self.worker.now()) {
-            self.heed_timers();
-        }
+        self.timers_due = self.timers.is_due(self.worker.now());
     }
 
     /// Sends what there is, and comes back when the others have had their turn.
     #[cold]
     fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
+        if std::mem::take(&mut self.timers_due) {
+            self.heed_timers();
+            self.flush(cx);
+        }
         if self.batch.is_some() {
             self.heed_request();
         }
@@ -342,7 +356,14 @@ impl Link {
 
     /// Sends what is queued, as far as the peer takes it.
     fn flush(&mut self, cx: &mut Context<'_>) {
+        let mut batches = 0;
         loop {
+            batches += 1;
+            if batches > BATCHES_PER_TURN {
+                // Somebody fills the outbox as fast as the peer empties it.
+                self.reads_left = 0;
+                return;
+            }
             let mut last = false;
             if self.batch.is_none() {
                 last = self.refill();
@@ -615,12 +636,26 @@ impl Link {
         self.stage = Stage::Closing;
         self.timers.closing(self.worker.now());
         self.session.member().outbox.close();
+        if cause == Cause::Aborted {
+            if let Some(ending) = &mut self.ending {
+                ending.phase = Some(Phase::Open);
+            }
+            self.finish();
+        }
     }
 
     /// A callback failed.
     pub(super) fn handler_failed(&mut self, cause: Cause) {
         let close = CloseFrame::new(CloseCode::INTERNAL, "internal error");
         self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
+        self.held = None;
+    }
+
+    /// A callback has ended the session: no further message reaches it.
+    pub(super) fn handler_closes(&mut self, code: CloseCode, reason: &str) {
+        let close = CloseFrame::new(code, reason);
+        self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+        self.held = None;
     }
 
     #[cold]

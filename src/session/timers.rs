@@ -21,6 +21,8 @@ pub(super) struct Timers {
     heard: Time,
     /// The last message from the peer.
     message: Time,
+    /// A ping has been asked for and is not on its way yet.
+    asked: bool,
     /// On the heap because an idle session has nothing of it for most of its life.
     rare: Option<Box<Rare>>,
 }
@@ -71,7 +73,15 @@ impl Timers {
             Box::new(Rare { lifetime_end: now + lifetime, ..Rare::default() })
         });
         let armed = Time::NEVER;
-        Self { entry: worker.timer(), armed, moved: true, heard: now, message: now, rare }
+        Self {
+            entry: worker.timer(),
+            armed,
+            moved: true,
+            heard: now,
+            message: now,
+            asked: false,
+            rare,
+        }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -132,6 +142,7 @@ impl Timers {
     /// The payload of a new ping; `flushed` must follow.
     pub(super) fn ping(&mut self, precise: Time) -> [u8; 8] {
         let payload = precise.as_micros().to_be_bytes();
+        self.asked = false;
         let never = Time::NEVER;
         let ping = Ping { payload, answered: false, flushed: never, flushed_precisely: never };
         self.rare().ping = Some(ping);
@@ -154,7 +165,9 @@ impl Timers {
 
     /// When something has to be looked at, at the earliest.
     fn next(&self, timeouts: &Timeouts) -> Time {
-        let silence = after(self.heard, timeouts.ping).min(after(self.message, timeouts.idle));
+        // While one is waiting for a peer that takes nothing, the write stall is what ends it.
+        let ping = if self.asked { None } else { timeouts.ping };
+        let silence = after(self.heard, ping).min(after(self.message, timeouts.idle));
         let Some(rare) = &self.rare else {
             return silence;
         };
@@ -201,7 +214,11 @@ impl Timers {
             Some(ping) => {
                 (now >= ping.flushed + timeouts.pong).then_some(Expired::Timer(Timer::Pong))
             }
-            None => (now >= after(self.heard, timeouts.ping)).then_some(Expired::SendPing),
+            None if !self.asked && now >= after(self.heard, timeouts.ping) => {
+                self.asked = true;
+                Some(Expired::SendPing)
+            }
+            None => None,
         }
     }
 
@@ -268,4 +285,54 @@ impl Rare {
 fn random() -> f64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(()) as f64 / u64::MAX as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Clock;
+
+    fn seconds(n: u64) -> Time {
+        Time::default() + Duration::from_secs(n)
+    }
+
+    #[test]
+    fn a_ping_that_cannot_leave_is_asked_for_once_and_wakes_nobody_again() {
+        let worker = Worker::new(0, Clock::virtual_at_zero()).unwrap();
+        let timeouts = Timeouts::default();
+        let mut timers = Timers::new(&worker, &timeouts);
+        timers.stalled(seconds(20), false);
+        assert_eq!(timers.expired(seconds(25), &timeouts), Some(Expired::SendPing));
+        assert_eq!(timers.next(&timeouts), seconds(30), "the write stall, and nothing before it");
+        assert_eq!(timers.expired(seconds(26), &timeouts), None);
+        assert_eq!(timers.expired(seconds(30), &timeouts), Some(Expired::Timer(Timer::WriteStall)));
+    }
+
+    #[test]
+    fn a_pong_is_due_from_when_the_ping_has_left() {
+        let worker = Worker::new(0, Clock::virtual_at_zero()).unwrap();
+        let timeouts = Timeouts::default();
+        let mut timers = Timers::new(&worker, &timeouts);
+        assert_eq!(timers.next(&timeouts), seconds(25));
+        assert_eq!(timers.expired(seconds(25), &timeouts), Some(Expired::SendPing));
+        let payload = timers.ping(seconds(25));
+        assert_eq!(timers.next(&timeouts), Time::NEVER, "it has not left");
+        timers.flushed(&worker);
+        assert_eq!(timers.next(&timeouts), seconds(10), "the worker's clock stands at zero");
+        assert_eq!(timers.pong(b"another", &worker), None);
+        assert_eq!(timers.pong(&payload, &worker), Some(Duration::ZERO));
+        assert_eq!(timers.next(&timeouts), seconds(25));
+    }
+
+    #[test]
+    fn closing_leaves_only_its_own_deadline() {
+        let worker = Worker::new(0, Clock::virtual_at_zero()).unwrap();
+        let timeouts = Timeouts::default();
+        let mut timers = Timers::new(&worker, &timeouts);
+        timers.closing(seconds(3));
+        timers.closing(seconds(4));
+        assert_eq!(timers.next(&timeouts), seconds(8));
+        assert_eq!(timers.expired(seconds(7), &timeouts), None);
+        assert_eq!(timers.expired(seconds(8), &timeouts), Some(Expired::Timer(Timer::Close)));
+    }
 }

@@ -95,6 +95,7 @@ impl Shared {
     fn end(&self) {
         let mut pipe = self.lock();
         pipe.ended = true;
+        pipe.writer = None;
         let reader = pipe.reader.take();
         drop(pipe);
         reader.into_iter().for_each(Waker::wake);
@@ -105,6 +106,7 @@ impl Shared {
         let mut pipe = self.lock();
         pipe.broken = true;
         pipe.bytes = VecDeque::new();
+        pipe.reader = None;
         let writer = pipe.writer.take();
         drop(pipe);
         writer.into_iter().for_each(Waker::wake);

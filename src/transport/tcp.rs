@@ -130,8 +130,8 @@ impl Listener {
         sockopt::set_socket_keepalive(&fd, true)?;
         // A peer that has vanished while bytes are on the way to it: the kernel gives up when our
         // own liveness bound would.
-        let millis = u32::try_from(liveness.as_millis()).unwrap_or(u32::MAX);
-        sockopt::set_tcp_user_timeout(&fd, millis)?;
+        let millis = i32::try_from(liveness.as_millis()).unwrap_or(i32::MAX);
+        sockopt::set_tcp_user_timeout(&fd, millis.unsigned_abs())?;
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(TcpListener::from(fd))
