@@ -4,7 +4,7 @@
 //! thousand idle sessions hold none, and a busy worker touches the same few cache lines again and
 //! again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 /// Sizes of buffers. A read that fills its buffer is followed by one with the next size.
 const SIZES: [usize; 3] = [16 * 1024, 64 * 1024, 256 * 1024];
@@ -52,12 +52,20 @@ impl Size {
 
 #[derive(Default)]
 pub(crate) struct Pool {
+    /// The buffer of each size that was given back last: most turns need no other.
+    last: [Cell<Vec<u8>>; SIZES.len()],
     free: [RefCell<Vec<Vec<u8>>>; SIZES.len()],
 }
 
 impl Pool {
     /// An empty buffer with at least this capacity.
     pub(crate) fn take(&self, size: Size) -> Vec<u8> {
+        let last = self.last[usize::from(size.step)].take();
+        if last.capacity() > 0 { last } else { self.take_slowly(size) }
+    }
+
+    #[cold]
+    fn take_slowly(&self, size: Size) -> Vec<u8> {
         let free = self.free[usize::from(size.step)].borrow_mut().pop();
         free.unwrap_or_else(|| Vec::with_capacity(size.bytes()))
     }
@@ -67,10 +75,13 @@ impl Pool {
         let Some(size) = SIZES.iter().position(|size| *size == buffer.capacity()) else {
             return;
         };
-        let mut free = self.free[size].borrow_mut();
-        if free.len() < KEPT {
-            buffer.clear();
-            free.push(buffer);
+        buffer.clear();
+        let before = self.last[size].replace(buffer);
+        if before.capacity() > 0 {
+            let mut free = self.free[size].borrow_mut();
+            if free.len() < KEPT {
+                free.push(before);
+            }
         }
     }
 }
@@ -104,6 +115,8 @@ mod tests {
         assert_eq!(pool.free[0].borrow().len(), KEPT);
         assert!(pool.take(Size::default()).is_empty());
         pool.give(Vec::with_capacity(17));
+        assert_eq!(pool.free[0].borrow().len(), KEPT, "the last one was lent");
+        assert!(pool.take(Size::default()).is_empty());
         assert_eq!(pool.free[0].borrow().len(), KEPT - 1);
     }
 }

@@ -400,7 +400,7 @@ mod tests {
     fn batches_come_out_in_the_order_in_which_they_were_filled() {
         let outbox = Outbox::new();
         let bounds = Bounds { messages: 1000, bytes: usize::MAX };
-        for i in 0..200_u8 {
+        for i in 0..=255_u8 {
             outbox.try_push(vec![i; 3000].into(), bounds).unwrap();
         }
         let (mut all, mut batches) = (Vec::new(), 0);
@@ -413,10 +413,10 @@ mod tests {
             let count = batch.slices(&mut slices);
             slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
             batches += 1;
-            assert_eq!(taken.last, all.len() == 200 * 3004);
+            assert_eq!(taken.last, all.len() == 256 * 3004);
         }
-        assert!(batches > 5);
+        assert!(batches > 3, "{batches}");
         let order: Vec<u8> = all.chunks(3004).map(|frame| frame[4]).collect();
-        assert_eq!(order, (0..200).collect::<Vec<u8>>());
+        assert_eq!(order, (0..=255).collect::<Vec<u8>>());
     }
 }
