@@ -107,7 +107,7 @@ impl Batch {
         self.carried.messages += 1;
         self.carried.bytes += payload.len();
         let large = if self.is_empty() { LONE } else { LARGE };
-        self.bytes.extend_from_slice(Header::new(opcode, payload.len()).as_bytes());
+        Header::new(opcode, payload.len()).append_to(&mut self.bytes);
         if payload.len() < large {
             self.bytes.extend_from_slice(payload);
         } else {
@@ -117,7 +117,7 @@ impl Batch {
     }
 
     pub(crate) fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {
-        self.bytes.extend_from_slice(Header::new(opcode, payload.len()).as_bytes());
+        Header::new(opcode, payload.len()).append_to(&mut self.bytes);
         self.bytes.extend_from_slice(payload);
     }
 

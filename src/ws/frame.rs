@@ -65,7 +65,17 @@ impl Header {
         Self { bytes, len }
     }
 
+    /// Appends the header. The two sizes that matter are of constant length to the compiler.
     #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        match *self {
+            Self { bytes: [a, b, ..], len: 2 } => out.extend_from_slice(&[a, b]),
+            Self { bytes: [a, b, c, d, ..], len: 4 } => out.extend_from_slice(&[a, b, c, d]),
+            _ => out.extend_from_slice(&self.bytes),
+        }
+    }
+
+    #[cfg(test)]
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
