@@ -228,6 +228,47 @@ impl Outbox {
         Taken { batch: state.pop(), rare, last: state.is_empty() }
     }
 
+    /// For the driver, when it will wait as soon as it has sent this: `take` and `park` in one, which
+    /// nearly every turn of a session needs. What is taken is off the books at once, and comes back
+    /// with [`Outbox::unsent`] if it could not be sent.
+    ///
+    /// `None` if it is not as simple as that, and nothing has been done.
+    #[inline]
+    pub(crate) fn take_and_park(
+        &self,
+        written: Buffered,
+        waker: &Waker,
+    ) -> Option<Option<Box<Batch>>> {
+        let mut state = self.lock();
+        if state.rare.is_some() || state.full.is_some() || state.awaited || state.closed {
+            return None;
+        }
+        let batch = state.filling.take();
+        let carried = batch.as_ref().map(|batch| batch.carried()).unwrap_or_default();
+        state.buffered.messages -= written.messages + carried.messages;
+        state.buffered.bytes -= written.bytes + carried.bytes;
+        state.stalled = false;
+        match &state.driver {
+            Some(driver) if driver.will_wake(waker) => {}
+            _ => state.driver = Some(waker.clone()),
+        }
+        self.parked.store(true, Ordering::Relaxed);
+        Some(batch)
+    }
+
+    /// For the driver: what it took could not be sent, and waits again.
+    pub(crate) fn unsent(&self, carried: Buffered) {
+        let mut state = self.lock();
+        state.buffered.messages += carried.messages;
+        state.buffered.bytes += carried.bytes;
+    }
+
+    /// For the driver: nobody has put anything in since it parked.
+    #[inline]
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed)
+    }
+
     /// For the driver, before it waits: from now on it is woken for whatever is put in.
     ///
     /// A `stalled` driver cannot send what is queued, but must hear of a request. Returns false if

@@ -67,6 +67,8 @@ pub(crate) struct Link {
     woken: bool,
     /// A timer may be over; looked at after what had arrived before has been read.
     timers_due: bool,
+    /// The batch is off the outbox's books, and the outbox wakes us for what is put in.
+    prepaid: bool,
     frames_left: u16,
     reads_left: u8,
 }
@@ -148,6 +150,7 @@ impl Link {
             cut: false,
             woken: true,
             timers_due: false,
+            prepaid: false,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
         }
@@ -225,6 +228,7 @@ impl Link {
     /// What has to be looked at once in a turn, and not for every message of it.
     fn wake(&mut self) {
         self.woken = false;
+        self.prepaid = false;
         self.session.member().outbox.awake();
         self.heed_stop();
         self.timers_due = self.timers.is_due(self.worker.now());
@@ -366,7 +370,7 @@ impl Link {
             }
             let mut last = false;
             if self.batch.is_none() {
-                last = self.refill();
+                last = self.refill(cx);
             }
             let Some(batch) = &mut self.batch else {
                 return;
@@ -390,6 +394,7 @@ impl Link {
                 }
                 Poll::Ready(Err(error)) => return self.failed(&error),
                 Poll::Pending => {
+                    self.unpay();
                     self.batch = self.batch.take().map(Batch::shrink);
                     self.timers.stalled(self.worker.now(), written > 0);
                     if self.ending.as_ref().is_some_and(|e| e.then == Then::FinishAnyway) {
@@ -403,7 +408,22 @@ impl Link {
 
     /// Takes the next batch: the control lane first, then messages, then the close frame. Returns
     /// whether that was all there is.
-    fn refill(&mut self) -> bool {
+    #[inline]
+    fn refill(&mut self, cx: &mut Context<'_>) -> bool {
+        self.prepaid = false;
+        if self.stage == Stage::Open && self.pong.is_none() && !self.ping_due {
+            let outbox = &self.session.member().outbox;
+            if let Some(batch) = outbox.take_and_park(self.written, cx.waker()) {
+                self.written = Buffered::default();
+                self.prepaid = true;
+                self.batch = batch;
+                return true;
+            }
+        }
+        self.refill_slowly()
+    }
+
+    fn refill_slowly(&mut self) -> bool {
         if !matches!(self.stage, Stage::Open | Stage::Closing) {
             return true;
         }
@@ -450,8 +470,10 @@ impl Link {
     fn sent(&mut self, cx: &mut Context<'_>) {
         if let Some(batch) = self.batch.take() {
             let carried = batch.carried();
-            self.written.messages += carried.messages;
-            self.written.bytes += carried.bytes;
+            if !self.prepaid {
+                self.written.messages += carried.messages;
+                self.written.bytes += carried.bytes;
+            }
             self.session.member().counters.messages_out.add(carried.messages);
             batch.give();
         }
@@ -484,6 +506,16 @@ impl Link {
         }
     }
 
+    /// The batch could not be sent whole: it counts as waiting again.
+    #[cold]
+    fn unpay(&mut self) {
+        if std::mem::take(&mut self.prepaid) {
+            if let Some(batch) = &self.batch {
+                self.session.member().outbox.unsent(batch.carried());
+            }
+        }
+    }
+
     #[cold]
     fn linger(&mut self) {
         if let Some(transport) = &mut self.transport {
@@ -503,9 +535,13 @@ impl Link {
             self.at = 0;
             self.worker.pool().give(std::mem::replace(&mut self.input, rest));
         }
+        let outbox = &self.session.member().outbox;
+        if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
+            self.begin_turn(cx);
+            return true;
+        }
         let stalled = self.batch.is_some();
         let written = std::mem::take(&mut self.written);
-        let outbox = &self.session.member().outbox;
         let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
         if !outbox.park(written, cx.waker(), stalled || closing) {
             return self.heed_request();
@@ -759,6 +795,7 @@ impl Link {
         let pool = self.worker.pool();
         pool.give(std::mem::take(&mut self.input));
         self.at = 0;
+        self.unpay();
         self.batch = None;
         let written = std::mem::take(&mut self.written);
         let undelivered = self.session.member().outbox.clear(written);
