@@ -281,7 +281,8 @@ async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        bytes = &bytes[written..];
+        // No transport takes more than it is given.
+        bytes = bytes.get(written..).unwrap_or_default();
     }
     Ok(())
 }

@@ -421,6 +421,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_and_parked_is_off_the_books_and_comes_back_if_it_could_not_be_sent() {
+        let outbox = Outbox::new();
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(Arc::clone(&wakes));
+        outbox.try_push("abc".into(), BOUNDS).unwrap();
+        let batch = outbox.take_and_park(Buffered::default(), &waker).unwrap().unwrap();
+        assert_eq!(outbox.buffered(), Buffered::default());
+        assert!(outbox.is_parked());
+        outbox.try_push("d".into(), BOUNDS).unwrap();
+        assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
+        outbox.unsent(batch.carried());
+        assert_eq!(outbox.buffered(), Buffered { messages: 2, bytes: 4 });
+        assert_eq!(outbox.clear(batch.carried()), Buffered { messages: 1, bytes: 1 });
+    }
+
+    #[test]
+    fn taking_and_parking_leaves_alone_what_is_not_simple() {
+        let waker = Waker::noop();
+        let requested = Outbox::new();
+        requested.request(Request::Abort);
+        assert!(requested.take_and_park(Buffered::default(), waker).is_none());
+        assert!(matches!(requested.take_request(), Some(Request::Abort)));
+        let pinged = Outbox::new();
+        assert!(pinged.ping(b"x"));
+        assert!(pinged.take_and_park(Buffered::default(), waker).is_none());
+        let awaited = Outbox::new();
+        let _listener = awaited.room();
+        assert!(awaited.take_and_park(Buffered::default(), waker).is_none());
+        assert!(!awaited.is_parked());
+    }
+
+    #[test]
     fn the_first_close_wins_an_abort_overtakes_it_and_nothing_follows() {
         let outbox = Outbox::new();
         let close =
