@@ -8,6 +8,7 @@
 mod clock;
 mod pool;
 mod reactor;
+mod tasks;
 mod unpark;
 mod wheel;
 mod worker;
@@ -15,4 +16,5 @@ mod worker;
 pub(crate) use clock::{Clock, Time};
 pub(crate) use pool::Size;
 pub(crate) use reactor::Presumed;
-pub(crate) use worker::{Registered, TaskEntry, Timer, Worker};
+pub(crate) use tasks::panic_text;
+pub(crate) use worker::{Registered, Timer, Worker};

@@ -9,13 +9,14 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use slab::Slab;
+
+use super::tasks::{TaskId, Tasks};
 
 /// Events taken from the kernel by one call. What is left over is taken by the next, so this
 /// bounds only how long tasks wait for the dispatch; 1 024 events are dispatched in some 30 µs.
@@ -35,8 +36,8 @@ const ARMED: u8 = 8;
 pub(crate) struct Source {
     fd: OwnedFd,
     state: Cell<u8>,
-    /// A `Cell` and not a `RefCell`, whose flag would cost every idle session 16 bytes.
-    waker: Cell<Option<Waker>>,
+    /// Who waits for the next edge.
+    task: Cell<TaskId>,
 }
 
 /// What a new file descriptor is taken to be ready for before epoll has said anything.
@@ -82,7 +83,8 @@ impl Reactor {
             Presumed::Writable => WRITABLE,
             Presumed::Readable => READABLE,
         };
-        let source = Rc::new(Source { fd, state: Cell::new(state), waker: Cell::new(None) });
+        let task = Cell::new(TaskId::NONE);
+        let source = Rc::new(Source { fd, state: Cell::new(state), task });
         let key = entry.key();
         entry.insert(Rc::clone(&source));
         Ok((key, source))
@@ -90,9 +92,7 @@ impl Reactor {
 
     /// Forgets a source. Closing its descriptor takes it out of the kernel's list.
     pub(crate) fn forget(&self, key: usize) {
-        let source = self.sources.borrow_mut().try_remove(key);
-        // Outside the borrow: dropping a waker may drop a task, which may drop a source.
-        drop(source.and_then(|source| source.waker.take()));
+        drop(self.sources.borrow_mut().try_remove(key));
     }
 
     /// Asks to hear when the socket takes bytes again; once per socket, at its first `WouldBlock`.
@@ -125,7 +125,7 @@ impl Reactor {
     }
 
     /// Wakes who waits for the events that the last `wait` brought.
-    pub(crate) fn dispatch(&self) {
+    pub(crate) fn dispatch(&self, tasks: &Tasks) {
         let events = self.events.borrow();
         let sources = self.sources.borrow();
         for event in events.iter() {
@@ -134,7 +134,7 @@ impl Reactor {
                 continue;
             }
             if let Some(source) = sources.get(key as usize) {
-                source.dispatch(event.flags);
+                tasks.wake(source.dispatch(event.flags));
             }
         }
     }
@@ -163,7 +163,8 @@ impl Source {
         self.state.set(self.state.get() & !flag);
     }
 
-    fn dispatch(&self, flags: epoll::EventFlags) {
+    /// Takes note of an edge. Returns who waits for it.
+    fn dispatch(&self, flags: epoll::EventFlags) -> TaskId {
         use epoll::EventFlags as E;
         if flags.intersects(E::IN | E::RDHUP | E::HUP | E::ERR) {
             self.set(READABLE);
@@ -174,11 +175,7 @@ impl Source {
         if flags.intersects(E::RDHUP | E::HUP | E::ERR) {
             self.set(HANGUP);
         }
-        let waker = self.waker.take();
-        if let Some(waker) = &waker {
-            waker.wake_by_ref();
-        }
-        self.waker.set(waker);
+        self.task.get()
     }
 
     pub(crate) fn is_readable(&self) -> bool {
@@ -203,12 +200,8 @@ impl Source {
     }
 
     /// Who is woken by the next edge; the last caller wins.
-    pub(crate) fn wait_by(&self, waker: &Waker) {
-        let kept = match self.waker.take() {
-            Some(old) if old.will_wake(waker) => old,
-            _ => waker.clone(),
-        };
-        self.waker.set(Some(kept));
+    pub(crate) fn wait_by(&self, task: TaskId) {
+        self.task.set(task);
     }
 
     /// A call that gives said `WouldBlock`, or took less than it was given.

@@ -3,9 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Wake;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -34,20 +32,10 @@ impl Unpark {
         self.sleeping.store(false, Ordering::SeqCst);
     }
 
-    fn unpark(&self) {
-        if self.sleeping.swap(false, Ordering::SeqCst) {
+    pub(crate) fn unpark(&self) {
+        if self.sleeping.load(Ordering::SeqCst) && self.sleeping.swap(false, Ordering::SeqCst) {
             // It fails only if the counter is full, and then the worker is being woken already.
             let _ = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
         }
-    }
-}
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.unpark();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.unpark();
     }
 }

@@ -4,12 +4,12 @@
 //! allocation. The price is precision: an entry fires within two [`TICK`]s after its deadline, and
 //! never before it. A session has one entry for all its timers and moves it only when it fires.
 
-use std::task::Waker;
 use std::time::Duration;
 
 use slab::Slab;
 
 use super::clock::Time;
+use super::tasks::TaskId;
 
 /// The width of a slot. A tenth of a second is a tenth of the shortest deadline anybody sets on a
 /// human being's connection, and ten wake-ups a second at most.
@@ -37,13 +37,12 @@ pub(crate) struct Wheel {
 }
 
 struct Entry {
-    /// One that does nothing, until it is first set. Not an `Option`, so that the slab finds room
-    /// for its own flag.
-    waker: Waker,
     /// The tick at which it fires; `u64::MAX` when it is not set (and then it is in no list).
     due: u64,
     previous: u32,
     next: u32,
+    /// Who set it last.
+    task: TaskId,
 }
 
 impl Wheel {
@@ -59,10 +58,10 @@ impl Wheel {
     /// A new entry that is not set.
     pub(crate) fn insert(&mut self) -> Key {
         let key = self.entries.insert(Entry {
-            waker: Waker::noop().clone(),
             due: u64::MAX,
             previous: NONE,
             next: NONE,
+            task: TaskId::NONE,
         });
         // More than four billion timers do not fit in memory.
         Key(key as u32)
@@ -74,13 +73,13 @@ impl Wheel {
         self.entries.remove(key.0 as usize);
     }
 
-    /// Wakes `waker` after `deadline`; replaces what was set. `Time::NEVER` clears.
-    pub(crate) fn set(&mut self, key: Key, deadline: Time, waker: &Waker) {
+    /// Wakes `task` after `deadline`; replaces what was set. `Time::NEVER` clears.
+    pub(crate) fn set(&mut self, key: Key, deadline: Time, task: TaskId) {
         let due = if deadline == Time::NEVER { u64::MAX } else { tick_after(deadline) };
         // In the past: with the next tick, so that firing always goes through `advance`.
         let due = due.max(self.current + 1);
         let entry = &mut self.entries[key.0 as usize];
-        entry.waker.clone_from(waker);
+        entry.task = task;
         if entry.due == due {
             return;
         }
@@ -90,8 +89,8 @@ impl Wheel {
         }
     }
 
-    /// Fires what is due at `now`: collects the wakers, for the caller to wake without a borrow.
-    pub(crate) fn advance(&mut self, now: Time, fired: &mut Vec<Waker>) {
+    /// Fires what is due at `now`: collects the tasks to wake.
+    pub(crate) fn advance(&mut self, now: Time, fired: &mut Vec<TaskId>) {
         let target = now.as_micros() / TICK.as_micros() as u64;
         // After a round every slot has been seen, however long the worker slept.
         let last = target.min(self.current + SLOTS as u64);
@@ -103,7 +102,7 @@ impl Wheel {
         self.current = self.current.max(target);
     }
 
-    fn fire_slot(&mut self, slot: usize, target: u64, fired: &mut Vec<Waker>) {
+    fn fire_slot(&mut self, slot: usize, target: u64, fired: &mut Vec<TaskId>) {
         if self.occupied[slot / 64] & (1 << (slot % 64)) == 0 {
             return;
         }
@@ -112,16 +111,11 @@ impl Wheel {
             let entry = &mut self.entries[at as usize];
             let next = entry.next;
             if entry.due <= target {
-                fired.push(entry.waker.clone());
+                fired.push(entry.task);
                 self.unlink(at);
             }
             at = next;
         }
-    }
-
-    /// The wakers of all entries, set or not: everybody who waits for anything has one here.
-    pub(crate) fn wakers(&self) -> Vec<Waker> {
-        self.entries.iter().map(|(_, entry)| entry.waker.clone()).collect()
     }
 
     /// When the next slot that has entries is over, for the worker to sleep until.
@@ -190,38 +184,24 @@ fn tick_after(deadline: Time) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
-
     use super::*;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     fn millis(n: u64) -> Time {
         Time::from_micros(n * 1000)
     }
 
     fn fired(wheel: &mut Wheel, now: Time) -> usize {
-        let mut wakers = Vec::new();
-        wheel.advance(now, &mut wakers);
-        wakers.len()
+        let mut tasks = Vec::new();
+        wheel.advance(now, &mut tasks);
+        tasks.len()
     }
 
     #[test]
     fn an_entry_never_fires_early_and_fires_once() {
         for at in [1, 50, 99, 100, 101, 250, 51_199, 51_200, 60_000, 200_000] {
             let mut wheel = Wheel::new();
-            let waker = Waker::from(Arc::new(Count::default()));
             let key = wheel.insert();
-            wheel.set(key, millis(at), &waker);
+            wheel.set(key, millis(at), TaskId::NONE);
             let mut when = None;
             for now in (0..at + 400).step_by(10) {
                 match fired(&mut wheel, millis(now)) {
@@ -239,10 +219,9 @@ mod tests {
     #[test]
     fn the_worker_may_sleep_until_next_says() {
         let mut wheel = Wheel::new();
-        let waker = Waker::from(Arc::new(Count::default()));
         let keys: Vec<_> = (0..50).map(|_| wheel.insert()).collect();
         for (i, key) in keys.iter().enumerate() {
-            wheel.set(*key, millis(1 + i as u64 * 3_333), &waker);
+            wheel.set(*key, millis(1 + i as u64 * 3_333), TaskId::NONE);
         }
         let (mut total, mut wakeups) = (0, 0);
         while let Some(next) = wheel.next() {
@@ -257,12 +236,11 @@ mod tests {
     #[test]
     fn a_moved_entry_fires_only_at_its_new_time_and_a_cleared_one_never() {
         let mut wheel = Wheel::new();
-        let waker = Waker::from(Arc::new(Count::default()));
         let (moved, cleared) = (wheel.insert(), wheel.insert());
-        wheel.set(moved, millis(500), &waker);
-        wheel.set(cleared, millis(500), &waker);
-        wheel.set(moved, millis(5_000), &waker);
-        wheel.set(cleared, Time::NEVER, &waker);
+        wheel.set(moved, millis(500), TaskId::NONE);
+        wheel.set(cleared, millis(500), TaskId::NONE);
+        wheel.set(moved, millis(5_000), TaskId::NONE);
+        wheel.set(cleared, Time::NEVER, TaskId::NONE);
         assert_eq!(fired(&mut wheel, millis(4_900)), 0);
         assert_eq!(fired(&mut wheel, millis(5_100)), 1);
         wheel.remove(moved);
@@ -273,10 +251,9 @@ mod tests {
     #[test]
     fn a_long_sleep_misses_nothing() {
         let mut wheel = Wheel::new();
-        let waker = Waker::from(Arc::new(Count::default()));
         for i in 0..1000_u64 {
             let key = wheel.insert();
-            wheel.set(key, millis(i * 377), &waker);
+            wheel.set(key, millis(i * 377), TaskId::NONE);
         }
         assert_eq!(fired(&mut wheel, millis(10_000_000)), 1000);
         assert_eq!(wheel.next(), None);
@@ -285,10 +262,9 @@ mod tests {
     #[test]
     fn the_past_fires_with_the_next_tick() {
         let mut wheel = Wheel::new();
-        let waker = Waker::from(Arc::new(Count::default()));
         assert_eq!(fired(&mut wheel, millis(1_000)), 0);
         let key = wheel.insert();
-        wheel.set(key, millis(3), &waker);
+        wheel.set(key, millis(3), TaskId::NONE);
         assert_eq!(wheel.next(), Some(millis(1_100)));
         assert_eq!(fired(&mut wheel, millis(1_100)), 1);
     }

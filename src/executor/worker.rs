@@ -4,20 +4,15 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use slab::Slab;
-use smol::{LocalExecutor, Task};
-
 use super::clock::{Clock, Time};
 use super::pool::Pool;
 use super::reactor::{Presumed, Reactor, Source};
-use super::unpark::Unpark;
+use super::tasks::{TaskId, Tasks};
 use super::wheel::{Key, Wheel};
 
 /// Tasks polled before the worker looks at its sockets and clocks again. Found by measuring the
@@ -31,33 +26,28 @@ const OVERSLEEP: Duration = Duration::from_millis(10);
 /// What one worker thread owns. Tasks hold it by `Rc`; it never leaves its thread.
 pub(crate) struct Worker {
     index: usize,
-    executor: LocalExecutor<'static>,
-    /// The tasks that end with the worker. A task takes its own entry out when it is done.
-    tasks: RefCell<Slab<Task<()>>>,
+    tasks: Tasks,
     reactor: Reactor,
     wheel: RefCell<Wheel>,
     pool: Pool,
     clock: Clock,
     /// The coarse time at which this turn began: what every deadline is measured with.
     now: Cell<Time>,
-    unpark: Arc<Unpark>,
     /// Tasks that have had their turn and have more to do.
-    yielded: RefCell<Vec<Waker>>,
+    yielded: RefCell<Vec<TaskId>>,
 }
 
 impl Worker {
     pub(crate) fn new(index: usize, clock: Clock) -> io::Result<Rc<Self>> {
-        let unpark = Arc::new(Unpark::new()?);
+        let tasks = Tasks::new()?;
         Ok(Rc::new(Self {
             index,
-            executor: LocalExecutor::new(),
-            tasks: RefCell::default(),
-            reactor: Reactor::new(unpark.fd())?,
+            reactor: Reactor::new(tasks.remote().unpark.fd())?,
+            tasks,
             wheel: RefCell::new(Wheel::new()),
             pool: Pool::default(),
             now: Cell::new(clock.coarse()),
             clock,
-            unpark,
             yielded: RefCell::default(),
         }))
     }
@@ -81,25 +71,13 @@ impl Worker {
     }
 
     /// Runs a future on this worker until it is done or the worker ends, whichever is first.
-    ///
-    /// The future is made with its [`TaskEntry`], which it must own: a wrapper around the future
-    /// that owned it instead would be a second copy of the future in every session's memory.
-    pub(crate) fn spawn<F>(self: &Rc<Self>, make: impl FnOnce(TaskEntry) -> F)
-    where
-        F: Future<Output = ()> + 'static,
-    {
-        let key = self.tasks.borrow().vacant_key();
-        let future = make(TaskEntry { worker: Rc::clone(self), key });
-        // Nothing of the future runs before the worker's next turn.
-        // The executor catches a panic, which thus ends its own task only.
-        let task = self.executor.spawn(future);
-        let inserted = self.tasks.borrow_mut().insert(task);
-        debug_assert_eq!(inserted, key);
+    pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        self.tasks.spawn(future);
     }
 
     /// Tasks that have not ended.
     pub(crate) fn tasks(&self) -> usize {
-        self.tasks.borrow().len()
+        self.tasks.len()
     }
 
     /// Puts a socket under this worker's epoll; dropping the registration closes the socket.
@@ -117,27 +95,26 @@ impl Worker {
         Timer { worker: Rc::clone(self), key: self.wheel.borrow_mut().insert() }
     }
 
-    /// Wakes the task after the worker has looked at its sockets and clocks again. Waking it at once
-    /// would let it run again before that.
-    pub(crate) fn yield_turn(&self, waker: &Waker) {
-        self.yielded.borrow_mut().push(waker.clone());
+    /// Wakes the task that runs after the worker has looked at its sockets and clocks again. Waking
+    /// it at once would let it run again before that.
+    pub(crate) fn yield_turn(&self) {
+        self.yielded.borrow_mut().push(self.tasks.current());
     }
 
-    /// Wakes every task that has a timer, set or not, which every connection does. How a change of
-    /// the server's phase, which the worker hears of once, reaches them all.
+    /// Wakes every task. How a change of the server's phase, which the worker hears of once, reaches
+    /// them all.
     pub(crate) fn wake_all(&self) {
-        let wakers = self.wheel.borrow().wakers();
-        wakers.into_iter().for_each(Waker::wake);
+        self.tasks.wake_all();
     }
 
     /// Waits until `deadline` has passed by this worker's clock.
     pub(crate) async fn sleep_until(self: &Rc<Self>, deadline: Time) {
         let timer = self.timer();
-        poll_fn(|cx| {
+        poll_fn(|_| {
             if timer.worker.now() >= deadline {
                 return Poll::Ready(());
             }
-            timer.set(deadline, cx.waker());
+            timer.set(deadline);
             Poll::Pending
         })
         .await;
@@ -154,58 +131,31 @@ impl Worker {
         done: impl FnMut(&mut Context<'_>) -> bool,
     ) -> io::Result<()> {
         let outcome = self.turns(done);
-        // Dropping a task runs its guards, which may drop further tasks' sources, never spawn.
-        let left: Vec<_> = self.tasks.borrow_mut().drain().collect();
-        drop(left);
-        // What a dropped future holds is the application's, and may panic in turn.
-        while std::panic::catch_unwind(AssertUnwindSafe(|| self.executor.try_tick()))
-            .unwrap_or(true)
-        {}
+        self.tasks.clear();
         outcome
     }
 
     fn turns(&self, mut done: impl FnMut(&mut Context<'_>) -> bool) -> io::Result<()> {
-        let waker = Waker::from(Arc::clone(&self.unpark));
+        let remote = self.tasks.remote();
+        let waker = Waker::from(Arc::clone(remote));
         let mut cx = Context::from_waker(&waker);
-        // A `LocalExecutor` tells about a task that another thread has woken only whoever has
-        // polled its `tick`. This one is polled before every sleep; `ticked` says that it found a
-        // task after all, and ran it.
-        let ticked = Cell::new(false);
-        let mut tick = pin!(async {
-            loop {
-                self.executor.tick().await;
-                ticked.set(true);
-                pause().await;
-            }
-        });
         let mut fired = Vec::new();
         loop {
-            let mut budget = TASKS_PER_TURN;
-            while budget > 0 && self.executor.try_tick() {
-                budget -= 1;
-            }
+            self.tasks.run(TASKS_PER_TURN);
             // From here on a wake-up is either seen below or ends the sleep, also one for `done`.
-            self.unpark.about_to_sleep();
+            remote.unpark.about_to_sleep();
             if done(&mut cx) {
                 return Ok(());
             }
-            let mut timeout = Some(Duration::ZERO);
-            if budget > 0 && self.yielded.borrow().is_empty() {
-                ticked.set(false);
-                let polled: Poll<()> = tick.as_mut().poll(&mut cx);
-                debug_assert!(polled.is_pending());
-                if !ticked.get() {
-                    timeout = self.sleep();
-                }
-            }
-            self.reactor.wait(timeout)?;
+            let idle = self.yielded.borrow().is_empty() && self.tasks.is_idle();
+            self.reactor.wait(if idle { self.sleep() } else { Some(Duration::ZERO) })?;
             // Before anything is woken: what this thread wakes itself needs no eventfd.
-            self.unpark.awake();
-            self.reactor.dispatch();
+            remote.unpark.awake();
+            self.reactor.dispatch(&self.tasks);
             self.now.set(self.clock.coarse());
             self.wheel.borrow_mut().advance(self.now(), &mut fired);
             fired.append(&mut self.yielded.borrow_mut());
-            fired.drain(..).for_each(Waker::wake);
+            fired.drain(..).for_each(|task| self.tasks.wake(task));
         }
     }
 
@@ -213,43 +163,6 @@ impl Worker {
     fn sleep(&self) -> Option<Duration> {
         let next = self.wheel.borrow().next()?;
         Some(next.since(self.clock.coarse()) + OVERSLEEP)
-    }
-}
-
-/// Pending once, without asking to be woken: the worker polls again by itself.
-async fn pause() {
-    let mut paused = false;
-    poll_fn(|_| match std::mem::replace(&mut paused, true) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
-}
-
-/// A task's place in its worker. When the task's future is dropped with it, the task has ended,
-/// however that came.
-pub(crate) struct TaskEntry {
-    worker: Rc<Worker>,
-    key: usize,
-}
-
-impl TaskEntry {
-    /// The worker that the task lives on.
-    pub(crate) fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-}
-
-impl Drop for TaskEntry {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            log::error!("worker {}: a task panicked; the others go on", self.worker.index);
-        }
-        let task = self.worker.tasks.borrow_mut().try_remove(self.key);
-        // Not dropped: that would cancel the very task that is about to finish.
-        if let Some(task) = task {
-            task.detach();
-        }
     }
 }
 
@@ -263,6 +176,11 @@ pub(crate) struct Registered {
 impl Registered {
     pub(crate) fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The task that runs is woken by the next edge; the last one that asks wins.
+    pub(crate) fn wait(&self) {
+        self.source.wait_by(self.worker.tasks.current());
     }
 
     pub(crate) fn not_writable(&self) -> io::Result<()> {
@@ -283,9 +201,11 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    /// Wakes `waker` once after `deadline`; replaces what was set. `Time::NEVER` clears it.
-    pub(crate) fn set(&self, deadline: Time, waker: &Waker) {
-        self.worker.wheel.borrow_mut().set(self.key, deadline, waker);
+    /// Wakes the task that runs once after `deadline`; replaces what was set. `Time::NEVER` clears
+    /// it. Outside of any task it only ends the worker's sleep.
+    pub(crate) fn set(&self, deadline: Time) {
+        let task = self.worker.tasks.current();
+        self.worker.wheel.borrow_mut().set(self.key, deadline, task);
     }
 }
 
@@ -311,8 +231,7 @@ mod tests {
         let sum = Rc::new(Cell::new(0));
         for i in 1..=100 {
             let sum = Rc::clone(&sum);
-            worker.spawn(|entry| async move {
-                let _entry = entry;
+            worker.spawn(async move {
                 for _ in 0..i {
                     smol::future::yield_now().await;
                     sum.set(sum.get() + 1);
@@ -334,8 +253,7 @@ mod tests {
                 answer.send_blocking(n).unwrap();
             }
         });
-        worker.spawn(|entry| async move {
-            let _entry = entry;
+        worker.spawn(async move {
             for n in 0..10_000 {
                 ask.send(n).unwrap();
                 assert_eq!(answered.recv().await, Ok(n));
@@ -350,8 +268,7 @@ mod tests {
         let worker = Worker::new(0, Clock::kernel()).unwrap();
         let done = Rc::new(Cell::new(false));
         let seen = Rc::clone(&done);
-        worker.spawn(|entry| async move {
-            let _entry = entry;
+        worker.spawn(async move {
             smol::Timer::after(Duration::from_millis(1)).await;
             assert_eq!(smol::unblock(|| 6 * 7).await, 42);
             seen.set(true);
@@ -372,8 +289,7 @@ mod tests {
         let dropped = Rc::new(Cell::new(false));
         let guard = Dropped(Rc::clone(&dropped));
         let turns = Cell::new(0);
-        worker.spawn(|entry| async move {
-            let _entry = entry;
+        worker.spawn(async move {
             let _guard = guard;
             loop {
                 smol::future::yield_now().await;
@@ -395,8 +311,7 @@ mod tests {
         let worker = Worker::new(0, Clock::kernel()).unwrap();
         let start = worker.clock().precise();
         let sleeper = Rc::clone(&worker);
-        worker.spawn(|entry| async move {
-            let _entry = entry;
+        worker.spawn(async move {
             sleeper.sleep_until(sleeper.now() + Duration::from_millis(120)).await;
         });
         run_to_the_end(&worker);
@@ -413,13 +328,12 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let woken = Rc::new(Cell::new(Time::NEVER));
         let seen = Rc::clone(&woken);
-        worker.spawn(|entry| async move {
-            let worker = entry.worker();
-            worker.sleep_until(worker.now() + hour).await;
-            seen.set(worker.now());
+        let sleeper = Rc::clone(&worker);
+        worker.spawn(async move {
+            sleeper.sleep_until(sleeper.now() + hour).await;
+            seen.set(sleeper.now());
         });
-        worker.spawn(|entry| async move {
-            let _entry = entry;
+        worker.spawn(async move {
             // After the sleeper has begun to sleep.
             smol::future::yield_now().await;
             clock.advance(2 * hour);

@@ -19,9 +19,9 @@ use super::refusal::Refusal;
 use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
-use crate::executor::{Size, Time, Worker};
+use crate::executor::{Size, Time, Worker, panic_text};
 use crate::hub::{Full, Hub, Membership, Profile};
-use crate::session::{Handler, panic_text};
+use crate::session::Handler;
 use crate::transport::Transport;
 
 /// Headers of one request.

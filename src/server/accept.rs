@@ -33,11 +33,11 @@ pub(super) fn spawn<H: Handler>(
     listener: TcpListener,
 ) -> io::Result<()> {
     let listener = Listener::new(worker, listener)?;
-    let duty = Rc::clone(duty);
-    worker.spawn(|entry| async move {
+    let (home, duty) = (Rc::clone(worker), Rc::clone(duty));
+    worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
         let stopping = duty.crew.hub.shutdown.stopping();
-        future::or(accept(entry.worker(), &duty, listener), stopping).await;
+        future::or(accept(&home, &duty, listener), stopping).await;
     });
     Ok(())
 }
@@ -46,7 +46,7 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, duty: &Rc<Duty<H>>, mut listene
     let mut backoff = BACKOFF_MIN;
     let mut in_turn = 0;
     loop {
-        match poll_fn(|cx| listener.poll_accept(cx)).await {
+        match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
                 match duty.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {

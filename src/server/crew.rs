@@ -8,7 +8,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, mpsc};
-use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use smol::channel::{Receiver, Sender};
 
 use super::accept;
 use crate::error::{Error, Result};
-use crate::executor::{Clock, TaskEntry, Worker};
+use crate::executor::{Clock, Worker};
 use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
@@ -234,7 +233,7 @@ impl<H: Handler> Duty<H> {
                 return;
             }
         }
-        worker.spawn(|entry| Rc::clone(&duty).take_in(entry, intake));
+        worker.spawn(Rc::clone(&duty).take_in(Rc::clone(&worker), intake));
         let _ = ready.send(Ok(()));
         let shutdown = &duty.crew.hub.shutdown;
         let mut phase = shutdown::Phase::Running;
@@ -271,7 +270,7 @@ impl<H: Handler> Duty<H> {
                 overdue.get_or_insert(worker.now());
             }
             let last = overdue.unwrap_or(deadline) + BACKSTOP;
-            backstop.set(last, Waker::noop());
+            backstop.set(last);
             worker.tasks() == 0 || worker.now() >= last
         });
         if let Err(error) = outcome {
@@ -284,17 +283,17 @@ impl<H: Handler> Duty<H> {
     }
 
     /// Receives the connections that other threads have for this worker.
-    async fn take_in(self: Rc<Self>, entry: TaskEntry, intake: Receiver<Incoming>) {
+    async fn take_in(self: Rc<Self>, worker: Rc<Worker>, intake: Receiver<Incoming>) {
         let receive = async {
             while let Ok(incoming) = intake.recv().await {
-                self.serve(entry.worker(), incoming);
+                self.serve(&worker, incoming);
             }
         };
         future::or(receive, self.crew.hub.shutdown.stopping()).await;
         // What met the stop half-way is told so, like every other handshake.
         intake.close();
         while let Ok(incoming) = intake.try_recv() {
-            self.serve(entry.worker(), incoming);
+            self.serve(&worker, incoming);
         }
     }
 
@@ -325,9 +324,8 @@ impl<H: Handler> Duty<H> {
                 }
             },
         };
-        worker.spawn(|entry| {
-            connection(entry, load, Box::new(Arrival { transport, peer, handshake }))
-        });
+        let arrival = Box::new(Arrival { transport, peer, handshake });
+        worker.spawn(connection(Rc::clone(worker), load, arrival));
     }
 }
 
@@ -362,16 +360,16 @@ struct Arrival {
 /// every idle session costs. An `async fn` would hold its arguments twice.
 #[expect(clippy::manual_async_fn, reason = "an `async fn` would be larger")]
 fn connection<H: Handler>(
-    entry: TaskEntry,
+    worker: Rc<Worker>,
     load: Load<H>,
     arrival: Box<Arrival>,
 ) -> impl Future<Output = ()> {
     async move {
         let begun = {
-            let opened = Box::pin(open(entry.worker(), &load.0, arrival)).await;
+            let opened = Box::pin(open(&worker, &load.0, arrival)).await;
             // Only now, in the place of what the handshake needed.
             opened.map(|Opened { transport, input, membership }| {
-                let link = Link::new(entry.worker(), transport, input, membership.member());
+                let link = Link::new(&worker, transport, input, membership.member());
                 (Box::new(link), membership)
             })
         };

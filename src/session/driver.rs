@@ -1,7 +1,6 @@
 //! The one task that owns a session: reads a message, calls the handler and waits for it, reads
 //! again. While a callback is pending, the link goes on with everything else.
 
-use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::{Pin, pin};
@@ -10,7 +9,7 @@ use std::task::{Context, Poll};
 use super::handler::{Flow, Handler, HandlerError, Outcome};
 use super::{Cause, Closed, Link};
 use crate::error::SendError;
-use crate::executor::Time;
+use crate::executor::{Time, panic_text};
 use crate::hub::Membership;
 
 /// Drives a session from its first callback to its last.
@@ -135,7 +134,7 @@ impl<'a, F: Future> Alongside<'a, F> {
         }
         let deadline = self.link.grace_ends(self.started);
         if self.link.worker().now() < deadline {
-            self.link.wake_at(deadline, cx.waker());
+            self.link.wake_at(deadline);
             return Poll::Pending;
         }
         // What it holds may panic when it is dropped.
@@ -161,13 +160,6 @@ impl<F: Future> Future for Alongside<'_, F> {
             Err(payload) => Poll::Ready(Some(Err(panic_text(&*payload)))),
         }
     }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("(no text)").to_owned()
 }
 
 fn count_panic(link: &Link, who: &str, text: &str) {

@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::closed::{Cause, Closed, Phase, Side, Timer};
@@ -248,18 +248,18 @@ impl Link {
         if self.stage == Stage::Done {
             return Poll::Ready(None);
         }
-        self.begin_turn(cx);
-        self.worker.yield_turn(cx.waker());
+        self.begin_turn();
+        self.worker.yield_turn();
         Poll::Pending
     }
 
     /// Before waiting for anything: a fresh budget for the next turn, and the next deadline.
-    fn begin_turn(&mut self, cx: &mut Context<'_>) {
+    fn begin_turn(&mut self) {
         self.woken = true;
         self.frames_left = FRAMES_PER_TURN;
         self.reads_left = READS_PER_TURN;
         let hub = &self.session.member().hub;
-        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline(), cx.waker());
+        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
     }
 
     /// Parses until there is a message or no input.
@@ -537,7 +537,7 @@ impl Link {
         }
         let outbox = &self.session.member().outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
-            self.begin_turn(cx);
+            self.begin_turn();
             return true;
         }
         let stalled = self.batch.is_some();
@@ -546,7 +546,7 @@ impl Link {
         if !outbox.park(written, cx.waker(), stalled || closing) {
             return self.heed_request();
         }
-        self.begin_turn(cx);
+        self.begin_turn();
         true
     }
 
@@ -837,8 +837,8 @@ impl Link {
     }
 
     /// Wakes the task at `deadline`, when the session's own timers are over.
-    pub(super) fn wake_at(&mut self, deadline: Time, waker: &Waker) {
-        self.timers.wake_at(deadline, waker);
+    pub(super) fn wake_at(&mut self, deadline: Time) {
+        self.timers.wake_at(deadline);
     }
 
     /// Whether the stop deadline ended the session.

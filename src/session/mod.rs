@@ -8,7 +8,7 @@ mod link;
 mod timers;
 
 pub use closed::{Cause, Closed, Phase, Side, Timer};
-pub(crate) use driver::{drive, panic_text};
+pub(crate) use driver::drive;
 pub use handle::{Sending, Session, Sessions, Traffic};
 pub use handler::{Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Set, Unset};
 pub(crate) use link::{LAST_WORD, Link};

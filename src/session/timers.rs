@@ -4,7 +4,6 @@
 //! fires it looks at what has really passed.
 
 use std::rc::Rc;
-use std::task::Waker;
 use std::time::Duration;
 
 use super::closed::Timer;
@@ -224,18 +223,18 @@ impl Timers {
 
     /// Before waiting: sets the wheel's entry if it must move. `limit` is a deadline from outside.
     #[inline]
-    pub(super) fn arm(&mut self, timeouts: &Timeouts, limit: Time, waker: &Waker) {
+    pub(super) fn arm(&mut self, timeouts: &Timeouts, limit: Time) {
         if self.moved {
             self.moved = false;
             let next = self.next(timeouts).min(limit);
             self.armed = next;
-            self.entry.set(next, waker);
+            self.entry.set(next);
         }
     }
 
     /// Sets the wheel's entry to something else, when nothing of this is left to wait for.
-    pub(super) fn wake_at(&mut self, deadline: Time, waker: &Waker) {
-        self.entry.set(deadline, waker);
+    pub(super) fn wake_at(&mut self, deadline: Time) {
+        self.entry.set(deadline);
     }
 
     /// A deadline from outside has changed.

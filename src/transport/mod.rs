@@ -25,7 +25,7 @@ impl Transport {
     #[inline]
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_readable(cx),
+            Self::Tcp(tcp) => tcp.poll_readable(),
             Self::Memory(memory) => memory.poll_readable(cx),
         }
     }
@@ -40,7 +40,7 @@ impl Transport {
         buffer: &mut Vec<u8>,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_read(cx, buffer),
+            Self::Tcp(tcp) => tcp.poll_read(buffer),
             Self::Memory(memory) => memory.poll_read(cx, buffer),
         }
     }
@@ -53,7 +53,7 @@ impl Transport {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_write(cx, slices),
+            Self::Tcp(tcp) => tcp.poll_write(slices),
             Self::Memory(memory) => memory.poll_write(cx, slices),
         }
     }

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
@@ -30,26 +30,22 @@ impl Tcp {
 
 impl Tcp {
     #[inline]
-    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_readable(&mut self) -> Poll<()> {
         let source = self.socket.source();
         if source.is_readable() {
             return Poll::Ready(());
         }
-        source.wait_by(cx.waker());
+        self.socket.wait();
         Poll::Pending
     }
 
-    pub(super) fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut Vec<u8>,
-    ) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read(&mut self, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {
         let source = self.socket.source();
         let room = buffer.capacity() - buffer.len();
         debug_assert!(room > 0, "a read without room looks like the end of the stream");
         loop {
             if !source.is_readable() {
-                source.wait_by(cx.waker());
+                self.socket.wait();
                 return Poll::Pending;
             }
             match rustix::net::recv(source.fd(), spare_capacity(buffer), RecvFlags::empty()) {
@@ -66,15 +62,11 @@ impl Tcp {
         }
     }
 
-    pub(super) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_write(&mut self, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let source = self.socket.source();
         loop {
             if !source.is_writable() {
-                source.wait_by(cx.waker());
+                self.socket.wait();
                 return Poll::Pending;
             }
             let sent = match slices {
@@ -146,14 +138,11 @@ impl Listener {
     /// # Errors
     ///
     /// Any that `accept` has (accept(2)): none of them means that the listener is broken.
-    pub(crate) fn poll_accept(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(OwnedFd, Option<SocketAddr>)>> {
+    pub(crate) fn poll_accept(&mut self) -> Poll<io::Result<(OwnedFd, Option<SocketAddr>)>> {
         let source = self.socket.source();
         loop {
             if !source.is_readable() {
-                source.wait_by(cx.waker());
+                self.socket.wait();
                 return Poll::Pending;
             }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
