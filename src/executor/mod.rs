@@ -4,6 +4,10 @@
 //! A task lives and dies on one worker, so nothing here is locked and futures need not be `Send`.
 //! What is awaited may come from anywhere in the smol family: a waker that fires on another thread
 //! reaches the worker through its eventfd.
+//!
+//! Why not `smol::LocalExecutor`, which would do: every wake-up there is some ten atomic operations,
+//! and here nearly every wake-up is the worker's own. Measured with one message in flight, that is
+//! 4 % of an echo, kernel included.
 
 mod clock;
 mod pool;

@@ -59,6 +59,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// An empty buffer with at least this capacity.
+    #[inline]
     pub(crate) fn take(&self, size: Size) -> Vec<u8> {
         let last = self.last[usize::from(size.step)].take();
         if last.capacity() > 0 { last } else { self.take_slowly(size) }
@@ -71,7 +72,14 @@ impl Pool {
     }
 
     /// Gives a buffer back. One whose capacity is none of the pool's sizes is freed.
-    pub(crate) fn give(&self, mut buffer: Vec<u8>) {
+    #[inline]
+    pub(crate) fn give(&self, buffer: Vec<u8>) {
+        if buffer.capacity() > 0 {
+            self.keep(buffer);
+        }
+    }
+
+    fn keep(&self, mut buffer: Vec<u8>) {
         let Some(size) = SIZES.iter().position(|size| *size == buffer.capacity()) else {
             return;
         };

@@ -254,12 +254,15 @@ impl Link {
     }
 
     /// Before waiting for anything: a fresh budget for the next turn, and the next deadline.
+    #[inline]
     fn begin_turn(&mut self) {
         self.woken = true;
         self.frames_left = FRAMES_PER_TURN;
         self.reads_left = READS_PER_TURN;
-        let hub = &self.session.member().hub;
-        self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
+        if self.timers.has_moved() {
+            let hub = &self.session.member().hub;
+            self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
+        }
     }
 
     /// Parses until there is a message or no input.

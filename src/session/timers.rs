@@ -221,15 +221,18 @@ impl Timers {
         }
     }
 
-    /// Before waiting: sets the wheel's entry if it must move. `limit` is a deadline from outside.
+    /// Whether the wheel's entry must be set before waiting.
     #[inline]
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Sets the wheel's entry to what is next. `limit` is a deadline from outside.
     pub(super) fn arm(&mut self, timeouts: &Timeouts, limit: Time) {
-        if self.moved {
-            self.moved = false;
-            let next = self.next(timeouts).min(limit);
-            self.armed = next;
-            self.entry.set(next);
-        }
+        self.moved = false;
+        let next = self.next(timeouts).min(limit);
+        self.armed = next;
+        self.entry.set(next);
     }
 
     /// Sets the wheel's entry to something else, when nothing of this is left to wait for.

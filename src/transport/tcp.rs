@@ -69,18 +69,18 @@ impl Tcp {
                 self.socket.wait();
                 return Poll::Pending;
             }
-            let sent = match slices {
-                [one] => rustix::net::send(source.fd(), one, SendFlags::NOSIGNAL),
-                many => rustix::net::sendmsg(
-                    source.fd(),
-                    many,
-                    &mut SendAncillaryBuffer::default(),
-                    SendFlags::NOSIGNAL,
-                ),
+            let (sent, whole) = match slices {
+                [one] => (rustix::net::send(source.fd(), one, SendFlags::NOSIGNAL), one.len()),
+                many => {
+                    let mut control = SendAncillaryBuffer::default();
+                    let sent =
+                        rustix::net::sendmsg(source.fd(), many, &mut control, SendFlags::NOSIGNAL);
+                    (sent, many.iter().map(|slice| slice.len()).sum())
+                }
             };
             match sent {
                 Ok(sent) => {
-                    if sent < slices.iter().map(|slice| slice.len()).sum() {
+                    if sent < whole {
                         self.socket.not_writable()?;
                     }
                     return Poll::Ready(Ok(sent));
