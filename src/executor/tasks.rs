@@ -54,7 +54,8 @@ struct Task {
     waker: Waker,
 }
 
-/// What other threads see of the tasks.
+/// What other threads see of the tasks. A waker that outlives its worker keeps this, an eventfd
+/// included.
 pub(crate) struct Remote {
     woken: ConcurrentQueue<Arc<Handle>>,
     pub(crate) unpark: Unpark,
@@ -228,7 +229,7 @@ impl Tasks {
             }
             Ok(Poll::Ready(())) => self.ended(id, task),
             Err(panic) => {
-                report(&*panic);
+                report(panic);
                 self.ended(id, task);
             }
         }
@@ -258,12 +259,18 @@ impl Tasks {
 /// What a future holds is the application's, and may panic when it is dropped.
 fn discard(task: Task) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(task))) {
-        report(&*panic);
+        report(panic);
     }
 }
 
-fn report(panic: &(dyn Any + Send)) {
-    log::error!("a task panicked; the others go on: {}", panic_text(panic));
+fn report(panic: Box<dyn Any + Send>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("a worker");
+    log::error!("{name}: a task panicked; the others go on: {}", panic_text(&*panic));
+    // It is the application's, too.
+    if catch_unwind(AssertUnwindSafe(|| drop(panic))).is_err() {
+        log::error!("{name}: what a task panicked with panicked when it was dropped");
+    }
 }
 
 /// What a panic said.
@@ -374,6 +381,7 @@ mod tests {
         let tasks = Tasks::new().unwrap();
         let probe = Probe::default();
         tasks.spawn(async { panic!("when polled") });
+        tasks.spawn(async { std::panic::panic_any(PanicsWhenDropped) });
         tasks.spawn(async {
             let _guard = PanicsWhenDropped;
         });
