@@ -39,8 +39,6 @@ fn serve() -> Result<(), BoxError> {
     if let Some(workers) = workers {
         builder = builder.workers(workers);
     }
-    let server = builder.start()?;
-    common::ready(&server)?;
-    server.run()?;
+    builder.run_with(common::ready)?;
     Ok(())
 }

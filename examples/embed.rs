@@ -32,7 +32,8 @@ fn serve() -> Result<(), BoxError> {
         .bind(args.address())
         .on_message(async |session, message| eprintln!("{}: {message:?}", session.id()))
         .start()?;
-    common::ready(&server)?;
+    server.stop_on_signals()?;
+    common::ready(&server);
 
     // The program's own executor. The server has threads of its own and needs none of it.
     let app = smol::LocalExecutor::new();

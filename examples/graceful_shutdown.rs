@@ -42,7 +42,8 @@ fn serve() -> Result<(), BoxError> {
         .on_message(on_message)
         .on_close(async |session, closed| eprintln!("session {}: {closed}", session.id()))
         .start()?;
-    common::ready(&server)?;
+    server.stop_on_signals()?;
+    common::ready(&server);
 
     // Returns when the server has ended, whoever stopped it: a signal, or the message below.
     let report = server.run()?;

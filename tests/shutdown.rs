@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -771,6 +772,59 @@ fn the_example_says_goodbye_at_the_first_signal_and_exits_with_success() {
         }
         assert_eq!(example.wait().code(), Some(0), "{signal:?}");
     }
+}
+
+#[test]
+fn with_one_worker_the_process_has_one_thread() {
+    let mut example = Example::start(&["--workers", "1"]);
+    let mut client = example.client();
+    client.echo("hello");
+    let threads = std::fs::read_dir(format!("/proc/{}/task", example.child.id())).unwrap();
+    assert_eq!(threads.count(), 1);
+    example.signal(Signal::TERM);
+    client.expect_close(1001);
+    assert_eq!(example.wait().code(), Some(0));
+}
+
+/// Tells the child process of the next test that it is one.
+const BLOCKED: &str = "CORACLE_TEST_BLOCKED";
+
+#[test]
+#[ignore = "the body of a child process that another test starts"]
+fn a_server_with_a_handler_that_blocks() {
+    if std::env::var_os(BLOCKED).is_none() {
+        return;
+    }
+    let server = Server::builder().bind("127.0.0.1:0").workers(1).on_message(
+        async |_: &Session, _: Message| {
+            println!("blocked");
+            std::thread::sleep(FAR_AWAY);
+        },
+    );
+    server.run_with(|server| println!("\nlistening on {}", server.local_addr())).unwrap();
+}
+
+// Ctrl-C asked the thread that hung to stop.
+#[test]
+fn a_server_that_hangs_on_the_calling_thread_can_be_ended_by_two_signals() {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", "a_server_with_a_handler_that_blocks"])
+        .env(BLOCKED, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|line| line.strip_prefix("listening on ")?.parse().ok()).unwrap();
+    let mut client = Raw::connect(address);
+    client.upgrade();
+    client.send_frame(TEXT, b"hang");
+    assert!(lines.any(|line| line == "blocked"));
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::INT).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = child.wait().unwrap();
+    assert!(matches!(status.signal(), Some(2 | 15)), "{status}");
 }
 
 #[test]

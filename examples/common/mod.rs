@@ -79,13 +79,10 @@ pub fn exit(outcome: Result<(), BoxError>) -> ExitCode {
     }
 }
 
-/// Prints `listening on ws://ADDRESS/`, for people and for programs that start the example. From
-/// then on a signal stops the server gracefully.
-pub fn ready(server: &ServerHandle) -> Result<(), BoxError> {
-    server.stop_on_signals()?;
+/// Prints `listening on ws://ADDRESS/`, for people and for programs that start the example.
+pub fn ready(server: &ServerHandle) {
     let mut out = std::io::stdout().lock();
     // A reader that has gone away is no reason to stop serving.
     let _ = writeln!(out, "listening on ws://{}/", server.local_addr());
     let _ = out.flush();
-    Ok(())
 }

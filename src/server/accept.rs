@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_lite::future;
 use rustix::net::SendFlags;
 
-use super::crew::{Duty, Incoming, IncomingLink};
+use super::crew::{Incoming, IncomingLink, Station};
 use crate::executor::Worker;
 use crate::session::Handler;
 use crate::transport::Listener;
@@ -29,30 +29,30 @@ Connection: close\r\nContent-Length: 0\r\n\r\n";
 /// Starts the loop as a task of its own: it is one among others, not the worker's root.
 pub(super) fn spawn<H: Handler>(
     worker: &Rc<Worker>,
-    duty: &Rc<Duty<H>>,
+    station: &Rc<Station<H>>,
     listener: TcpListener,
 ) -> io::Result<()> {
     let listener = Listener::new(worker, listener)?;
-    let (home, duty) = (Rc::clone(worker), Rc::clone(duty));
+    let (home, station) = (Rc::clone(worker), Rc::clone(station));
     worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
-        let stopping = duty.crew.hub.shutdown.stopping();
-        future::or(accept(&home, &duty, listener), stopping).await;
+        let stopping = station.crew.hub.shutdown.stopping();
+        future::or(accept(&home, &station, listener), stopping).await;
     });
     Ok(())
 }
 
-async fn accept<H: Handler>(worker: &Rc<Worker>, duty: &Rc<Duty<H>>, mut listener: Listener) {
+async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut listener: Listener) {
     let mut backoff = BACKOFF_MIN;
     let mut in_turn = 0;
     loop {
         match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match duty.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
+                match station.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
                     Some(handshake) => {
                         let link = IncomingLink::Tcp(fd, peer);
-                        duty.place(worker, Incoming { link, handshake });
+                        station.place(worker, Incoming { link, handshake });
                     }
                     None => turn_away(&fd),
                 }

@@ -16,8 +16,9 @@ use futures_lite::future;
 use smol::channel::{Receiver, Sender};
 
 use super::accept;
+use super::signals::Interrupts;
 use crate::error::{Error, Result};
-use crate::executor::{Clock, Worker};
+use crate::executor::{Clock, Presumed, Registered, Worker};
 use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
@@ -74,13 +75,14 @@ pub(super) enum IncomingLink {
 }
 
 impl Crew {
-    /// Starts the workers and waits until all of them run.
-    pub(super) fn start<H: Handler>(
+    /// A crew, and what each of its workers has to do. Whoever makes one has to start every duty, or
+    /// to [abandon](Self::abandon) it.
+    pub(super) fn new<H: Handler>(
         hub: Arc<Hub>,
         handler: H,
         listeners: Vec<TcpListener>,
         workers: usize,
-    ) -> Result<Arc<Self>> {
+    ) -> (Arc<Self>, Vec<Duty<H>>) {
         let clock = hub.clock.clone();
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| smol::channel::bounded(INTAKE)).unzip();
@@ -99,37 +101,63 @@ impl Crew {
             hands[i % workers].push(listener);
         }
         let handler = Arc::new(handler);
-        let (ready, started) = mpsc::channel();
-        for (index, (hand, intake)) in hands.into_iter().zip(receivers).enumerate() {
-            let duty = Duty {
+        let duties = hands.into_iter().zip(receivers).enumerate();
+        let duties = duties.map(|(index, (listeners, intake))| Duty {
+            station: Station {
                 crew: Arc::clone(&crew),
                 handler: Arc::clone(&handler),
                 clock: clock.clone(),
                 index,
-            };
+            },
+            listeners,
+            intake,
+        });
+        let duties = duties.collect();
+        (crew, duties)
+    }
+
+    /// Starts a thread for each of these duties and waits until all of them run. `others` have not
+    /// been started either.
+    ///
+    /// # Errors
+    ///
+    /// None runs then.
+    pub(super) fn start<H: Handler>(
+        self: &Arc<Self>,
+        duties: Vec<Duty<H>>,
+        others: usize,
+    ) -> Result<()> {
+        let workers = duties.len();
+        let (ready, started) = mpsc::channel();
+        for (begun, duty) in duties.into_iter().enumerate() {
             let ready = ready.clone();
             let spawned = thread::Builder::new()
-                .name(format!("coracle-{index}"))
-                .spawn(move || duty.work(hand, intake, &ready));
+                .name(format!("coracle-{}", duty.station.index))
+                .spawn(move || {
+                    duty.work(None, |outcome| {
+                        let _ = ready.send(outcome);
+                    });
+                });
             if let Err(source) = spawned {
-                crew.abandon(workers - index);
-                future::block_on(crew.wait());
+                self.abandon(workers - begun + others);
+                future::block_on(self.wait());
                 return Err(Error::System { what: "cannot start a worker's thread", source });
             }
         }
         drop(ready);
         for outcome in started.iter().take(workers) {
             if let Err(source) = outcome {
-                crew.hub.shutdown.cut();
-                future::block_on(crew.wait());
+                self.hub.shutdown.cut();
+                self.abandon(others);
+                future::block_on(self.wait());
                 return Err(Error::System { what: "cannot start a worker", source });
             }
         }
-        Ok(crew)
+        Ok(())
     }
 
     /// Workers that never came to run do not end either.
-    fn abandon(&self, workers: usize) {
+    pub(super) fn abandon(&self, workers: usize) {
         self.hub.shutdown.cut();
         for _ in 0..workers {
             self.leave();
@@ -200,8 +228,15 @@ impl Crew {
     }
 }
 
-/// What one worker's thread is for.
+/// What one worker has to do.
 pub(super) struct Duty<H> {
+    station: Station<H>,
+    listeners: Vec<TcpListener>,
+    intake: Receiver<Incoming>,
+}
+
+/// What all connections of one worker share.
+pub(super) struct Station<H> {
     pub(super) crew: Arc<Crew>,
     handler: Arc<H>,
     clock: Clock,
@@ -209,33 +244,60 @@ pub(super) struct Duty<H> {
 }
 
 impl<H: Handler> Duty<H> {
-    fn work(
-        self,
-        listeners: Vec<TcpListener>,
-        intake: Receiver<Incoming>,
-        ready: &mpsc::Sender<io::Result<()>>,
-    ) {
-        // However this thread ends, it is counted.
-        let guard = Leave(Arc::clone(&self.crew));
-        let worker = match Worker::new(self.index, self.clock.clone()) {
-            Ok(worker) => worker,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return;
+    /// Does it, on this thread, until the server has stopped. `ready` hears when it runs, or why it
+    /// cannot.
+    pub(super) fn work(self, interrupts: Option<Interrupts>, ready: impl FnOnce(io::Result<()>)) {
+        let Self { station, listeners, intake } = self;
+        // However this ends, it is counted.
+        let guard = Leave(Arc::clone(&station.crew));
+        let duty = Rc::new(station);
+        match duty.prepare(listeners, interrupts.as_ref()) {
+            Ok((worker, ear)) => {
+                ready(Ok(()));
+                duty.run(worker, intake, interrupts.as_ref());
+                drop(ear);
             }
+            Err(error) => ready(Err(error)),
+        }
+        drop(duty);
+        drop(guard);
+    }
+}
+
+impl<H: Handler> Station<H> {
+    /// A worker that listens; if it cannot, nothing is left of it.
+    fn prepare(
+        self: &Rc<Self>,
+        listeners: Vec<TcpListener>,
+        interrupts: Option<&Interrupts>,
+    ) -> io::Result<(Rc<Worker>, Option<Registered>)> {
+        let worker = Worker::new(self.index, self.clock.clone())?;
+        let listening = || {
+            for listener in listeners {
+                accept::spawn(&worker, self, listener)?;
+            }
+            let ear = interrupts.map(|it| worker.register(it.ear()?, Presumed::Readable));
+            ear.transpose()
         };
-        let duty = Rc::new(self);
-        for listener in listeners {
-            if let Err(error) = accept::spawn(&worker, &duty, listener) {
-                // Nothing is left running: the listeners that were taken are closed.
+        match listening() {
+            Ok(ear) => Ok((worker, ear)),
+            Err(error) => {
+                // The listeners that were taken are closed.
                 let _ = worker.run(|_| true);
-                let _ = ready.send(Err(error));
-                return;
+                Err(error)
             }
         }
-        worker.spawn(Rc::clone(&duty).take_in(Rc::clone(&worker), intake));
-        let _ = ready.send(Ok(()));
-        let shutdown = &duty.crew.hub.shutdown;
+    }
+
+    /// Serves until the server has stopped.
+    fn run(
+        self: &Rc<Self>,
+        worker: Rc<Worker>,
+        intake: Receiver<Incoming>,
+        interrupts: Option<&Interrupts>,
+    ) {
+        worker.spawn(Rc::clone(self).take_in(Rc::clone(&worker), intake));
+        let shutdown = &self.crew.hub.shutdown;
         let mut phase = shutdown::Phase::Running;
         let mut changed = shutdown.listen();
         let mut listening = false;
@@ -245,6 +307,9 @@ impl<H: Handler> Duty<H> {
         // Only there to end the sleep: at the last moment there may be nobody left to wake.
         let backstop = worker.timer();
         let outcome = worker.run(|cx| {
+            if let Some(interrupts) = interrupts {
+                interrupts.heed(shutdown);
+            }
             // The one listener of the broadcast on this worker, which passes it on. One for each
             // session would cost 80 bytes more of idle memory, and a lock that all workers share for
             // each connection.
@@ -274,12 +339,9 @@ impl<H: Handler> Duty<H> {
             worker.tasks() == 0 || worker.now() >= last
         });
         if let Err(error) = outcome {
-            log::error!("worker {}: epoll failed: {error}; the server stops", duty.index);
+            log::error!("worker {}: epoll failed: {error}; the server stops", self.index);
             shutdown.request_stop();
         }
-        drop(backstop);
-        drop((duty, worker));
-        drop(guard);
     }
 
     /// Receives the connections that other threads have for this worker.
@@ -330,12 +392,12 @@ impl<H: Handler> Duty<H> {
 }
 
 /// One connection in its worker's load.
-struct Load<H>(Rc<Duty<H>>);
+struct Load<H>(Rc<Station<H>>);
 
 impl<H> Drop for Load<H> {
     fn drop(&mut self) {
-        let duty = &self.0;
-        duty.crew.posts[duty.index].load.fetch_sub(1, Ordering::Relaxed);
+        let station = &self.0;
+        station.crew.posts[station.index].load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -389,12 +451,12 @@ struct Opened {
 /// The handshake of a connection, up to the session that comes of it.
 async fn open<H: Handler>(
     worker: &Rc<Worker>,
-    duty: &Duty<H>,
+    station: &Station<H>,
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
-    let hub = &duty.crew.hub;
+    let hub = &station.crew.hub;
     let Arrival { mut transport, peer, handshake } = *arrival;
-    let door = Door::new(worker, hub, &*duty.handler, peer);
+    let door = Door::new(worker, hub, &*station.handler, peer);
     let Admitted { membership, input } = door.admit(&mut transport).await?;
     drop(handshake);
     let member = membership.member();

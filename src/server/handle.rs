@@ -23,7 +23,19 @@ pub struct ServerHandle(Arc<Inner>);
 struct Inner {
     crew: Arc<Crew>,
     addresses: Vec<SocketAddr>,
-    signals: Mutex<Option<Listening>>,
+    signals: Mutex<Signals>,
+}
+
+/// Who listens to the signals.
+#[derive(Default)]
+enum Signals {
+    #[default]
+    Nobody,
+    Thread {
+        _until_dropped: Listening,
+    },
+    /// The worker on the application's thread.
+    Worker,
 }
 
 impl Drop for Inner {
@@ -89,6 +101,11 @@ impl ServerHandle {
         Ok(client)
     }
 
+    /// A worker listens to the signals.
+    pub(super) fn leave_signals_to_worker(&self) {
+        *self.0.signals.lock().unwrap_or_else(PoisonError::into_inner) = Signals::Worker;
+    }
+
     /// Begins to stop; see [`Shutdown::request_stop`]. Never blocks.
     pub fn request_stop(&self) {
         self.0.crew.hub.shutdown.request_stop();
@@ -130,8 +147,9 @@ impl ServerHandle {
     /// [`Error::System`] if the signals cannot be listened to.
     pub fn stop_on_signals(&self) -> Result<()> {
         let mut signals = self.0.signals.lock().unwrap_or_else(PoisonError::into_inner);
-        if signals.is_none() {
-            *signals = Some(Listening::start(self.shutdown())?);
+        if matches!(*signals, Signals::Nobody) {
+            let listening = Listening::start(self.shutdown())?;
+            *signals = Signals::Thread { _until_dropped: listening };
         }
         Ok(())
     }
