@@ -490,7 +490,7 @@ mod tests {
             batches += 1;
             assert_eq!(taken.last, all.len() == 256 * 3004);
         }
-        assert!(batches > 3, "{batches}");
+        assert!(batches >= 3, "{batches}");
         let order: Vec<u8> = all.chunks(3004).map(|frame| frame[4]).collect();
         assert_eq!(order, (0..=255).collect::<Vec<u8>>());
     }
