@@ -255,6 +255,34 @@ fn an_on_close_that_hangs_is_dropped_and_its_session_is_in_no_list() {
     assert_eq!((report.cut, report.panics), (0, 0));
 }
 
+// While a handler was behind, nothing was read. A close that was asked for meanwhile sent its frame and
+// went to sleep without asking for input: the peer's answer was seen by the close timer only.
+#[test]
+fn the_peers_answer_to_a_close_is_heard_however_far_the_handler_is_behind() {
+    let (opens, sessions) = heard();
+    let server = start(
+        Server::builder()
+            .configure(|config| {
+                // Nobody waits for this one.
+                config.timeouts.close = 30 * PATIENCE;
+                config.timeouts.stop = ms(100);
+            })
+            .on_open(opened(&opens))
+            .on_message(async |_: &Session, _: Message| std::future::pending::<()>().await),
+    );
+    let mut client = Pipe::connect(&server);
+    let session = sessions.next();
+    for text in ["works on this", "reads this ahead", "leaves this"] {
+        client.send_frame(TEXT, text.as_bytes());
+    }
+    eventually("one is read ahead", || session.traffic().messages_in >= 2);
+    session.close(CloseCode::NORMAL, "enough");
+    assert_eq!(client.read_close(), (1000, "enough".to_owned()));
+    client.send_frame(CLOSE, &1000_u16.to_be_bytes());
+    assert_eq!(client.read_to_end(), b"");
+    server.finish();
+}
+
 // An `on_open` that hangs holds back the messages, not the closing handshake.
 #[test]
 fn an_on_open_that_hangs_does_not_hold_back_the_peers_close() {

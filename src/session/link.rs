@@ -208,12 +208,18 @@ impl Link {
             if let Some(message) = self.parse(deliver) {
                 return Poll::Ready(Some(message));
             }
-            if self.frames_left == 0 || (self.is_listening() && self.fill(cx)) {
+            let listened = self.is_listening();
+            if self.frames_left == 0 || (listened && self.fill(cx)) {
                 continue;
             }
             // Everything that has arrived has been handled: what the callbacks have queued
             // meanwhile leaves in one call.
             self.flush(cx);
+            // A request to close has been found: now the peer's answer matters, however far the
+            // handler is behind.
+            if !listened && self.is_listening() {
+                continue;
+            }
             // Only now: whatever kept the worker from looking is not the peer's fault.
             if std::mem::take(&mut self.timers_due) {
                 self.heed_timers();
