@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{io, thread};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -20,14 +20,16 @@ const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 /// server had listened, because the handlers stay.
 static DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Servers that listen.
-static LISTENING: AtomicUsize = AtomicUsize::new(0);
+/// Servers that listen. Locked while `DEFAULT` is made, or set by their number: one that begins while
+/// another one ends must not be taken for the one that ends.
+static LISTENING: Mutex<usize> = Mutex::new(0);
 
 /// Keeps signals from ending the process, for as long as it lives.
 struct Claim(&'static Arc<AtomicBool>);
 
 impl Claim {
     fn take() -> io::Result<Self> {
+        let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
         let default = match DEFAULT.get() {
             Some(default) => default,
             None => {
@@ -38,7 +40,7 @@ impl Claim {
                 DEFAULT.get_or_init(|| default)
             }
         };
-        LISTENING.fetch_add(1, Ordering::SeqCst);
+        *listening += 1;
         default.store(false, Ordering::SeqCst);
         Ok(Self(default))
     }
@@ -60,7 +62,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if LISTENING.fetch_sub(1, Ordering::SeqCst) == 1 {
+        let mut listening = LISTENING.lock().unwrap_or_else(PoisonError::into_inner);
+        *listening -= 1;
+        if *listening == 0 {
             self.0.store(true, Ordering::SeqCst);
         }
     }
