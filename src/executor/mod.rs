@@ -6,8 +6,8 @@
 //! reaches the worker through its eventfd.
 //!
 //! Why not `smol::LocalExecutor`, which would do: every wake-up there is some ten atomic operations,
-//! and here nearly every wake-up is the worker's own. Measured with one message in flight, that is
-//! 4 % of an echo, kernel included.
+//! and here nearly every wake-up is the worker's own. Measured with one message of 16 bytes in flight,
+//! that is up to 7 % of an echo, kernel included.
 
 mod clock;
 mod pool;

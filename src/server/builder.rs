@@ -229,7 +229,8 @@ impl<H: Handler> Builder<H> {
     ///
     /// # Errors
     ///
-    /// As of [`run`](Self::run); `ready` has not been called then, but if a worker cannot be started.
+    /// As of [`run`](Self::run). `ready` has been called before only if it is this thread's own worker
+    /// that cannot be started.
     pub fn run_with(self, ready: impl FnOnce(&ServerHandle)) -> Result<Report> {
         if self.listeners.is_empty() {
             return Err(Error::Config("no address to listen on: call `bind`".into()));

@@ -250,16 +250,16 @@ impl<H: Handler> Duty<H> {
         let Self { station, listeners, intake } = self;
         // However this ends, it is counted.
         let guard = Leave(Arc::clone(&station.crew));
-        let duty = Rc::new(station);
-        match duty.prepare(listeners, interrupts.as_ref()) {
+        let station = Rc::new(station);
+        match station.prepare(listeners, interrupts.as_ref()) {
             Ok((worker, ear)) => {
                 ready(Ok(()));
-                duty.run(worker, intake, interrupts.as_ref());
+                station.run(worker, intake, interrupts.as_ref());
                 drop(ear);
             }
             Err(error) => ready(Err(error)),
         }
-        drop(duty);
+        drop(station);
         drop(guard);
     }
 }

@@ -28,9 +28,9 @@ const FRAMES_PER_TURN: u16 = 256;
 /// pings, or data that a closing session throws away.
 const READS_PER_TURN: u8 = 16;
 
-/// Batches sent before the session lets the others have their turn: all that fits into the default
-/// outbox.
-const BATCHES_PER_TURN: u8 = 16;
+/// Batches sent before the session lets the others have their turn: 2 MiB, twice what fits into the
+/// default outbox.
+const BATCHES_PER_TURN: u8 = 8;
 
 /// What a callback has in any case, even when the server waits for nothing else any more: the
 /// time to write a line into a file.
