@@ -1,5 +1,5 @@
-//! How a session lives and ends: callbacks that fail, hang or panic, sending from everywhere, the
-//! closing handshake, and the one record of the end.
+//! How a session lives and ends: callbacks that fail, hang or panic, the closing handshake, and the one
+//! record of the end.
 
 #[path = "support/pipe.rs"]
 mod pipe;
@@ -9,10 +9,8 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use coracle::{
@@ -24,48 +22,6 @@ use support::*;
 
 const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
-}
-
-/// What a record says, without its times.
-#[track_caller]
-fn assert_closed(closed: &Closed, by: Side, cause: Cause, phase: Phase, code: Option<u16>) {
-    let said = (closed.by, closed.cause, closed.phase, closed.code.map(|code| code.as_u16()));
-    assert_eq!(said, (by, cause, phase, code), "{closed}");
-}
-
-/// A server that the test sends through: it keeps the sessions and hears the records.
-struct Quiet {
-    server: TestServer,
-    sessions: Heard<Session>,
-    records: Heard<Closed>,
-}
-
-fn quiet(configure: impl FnOnce(&mut coracle::config::Config)) -> Quiet {
-    let (opens, sessions) = heard();
-    let (closes, records) = heard();
-    let server = start(
-        Server::builder()
-            .configure(configure)
-            .on_open(opened(&opens))
-            .on_message(async |session, message| session.send(message).await)
-            .on_close(record(&closes)),
-    );
-    Quiet { server, sessions, records }
-}
-
-impl Quiet {
-    fn client(&self) -> (Raw, Session) {
-        (self.server.client(), self.sessions.next())
-    }
-
-    fn pipe(&self) -> (Pipe, Session) {
-        (Pipe::connect(&self.server), self.sessions.next())
-    }
-}
-
-/// Polls once, without a waker that would do anything.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 // ---- Panics -------------------------------------------------------------------------------------
@@ -304,7 +260,7 @@ fn an_on_open_that_hangs_does_not_hold_back_the_peers_close() {
 // it kept a socket in CLOSE_WAIT, until there were no descriptors left.
 #[test]
 fn a_handle_that_is_kept_for_ever_does_not_keep_the_socket() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let mut kept = Vec::new();
     for _ in 0..20 {
         let (mut client, session) = quiet.client();
@@ -341,7 +297,7 @@ fn a_session_whose_handles_are_all_dropped_goes_on() {
 
 #[test]
 fn an_ended_session_gives_the_message_back() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (client, session) = quiet.client();
     client.goodbye();
     quiet.records.next();
@@ -371,7 +327,7 @@ fn an_ended_session_gives_the_message_back() {
 
 #[test]
 fn the_first_of_two_closes_counts() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.client();
     session.close(CloseCode::new(4001).unwrap(), "first");
     session.close(CloseCode::new(4002).unwrap(), "second");
@@ -385,7 +341,7 @@ fn the_first_of_two_closes_counts() {
 // Two close frames went out, or the second call waited for a lock that the first one held.
 #[test]
 fn ten_threads_that_close_at_once_send_one_close_frame() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.client();
     std::thread::scope(|scope| {
         for code in 4000..4010 {
@@ -426,7 +382,7 @@ fn closing_from_inside_the_last_callback_does_nothing() {
 // were lost.
 #[test]
 fn what_was_queued_before_close_is_sent_before_the_close_frame() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.pipe();
     // Far more than the pipe takes at once.
     for number in 0..500_u32 {
@@ -451,7 +407,7 @@ fn what_was_queued_before_close_is_sent_before_the_close_frame() {
 // frame behind it must be found.
 #[test]
 fn data_that_the_peer_had_on_its_way_does_not_spoil_the_closing_handshake() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.client();
     session.close(CloseCode::NORMAL, "");
     assert_eq!(client.read_close().0, 1000);
@@ -469,7 +425,7 @@ fn data_that_the_peer_had_on_its_way_does_not_spoil_the_closing_handshake() {
 
 #[test]
 fn a_peer_that_never_answers_close_is_left_after_the_close_budget() {
-    let quiet = quiet(|config| config.timeouts.close = ms(200));
+    let quiet = Watched::start(|config| config.timeouts.close = ms(200));
     let (mut client, session) = quiet.client();
     session.close(CloseCode::NORMAL, "bye");
     assert_eq!(client.read_close().0, 1000);
@@ -484,7 +440,7 @@ fn a_peer_that_never_answers_close_is_left_after_the_close_budget() {
 // session ended when the upload did.
 #[test]
 fn traffic_does_not_extend_the_close_budget() {
-    let quiet = quiet(|config| config.timeouts.close = ms(300));
+    let quiet = Watched::start(|config| config.timeouts.close = ms(300));
     let (client, session) = quiet.client();
     let mut stream = client.stream;
     let flood = frame(true, BINARY, &[7; 1000]).repeat(100);
@@ -501,7 +457,7 @@ fn traffic_does_not_extend_the_close_budget() {
 // the time only before it went to sleep.
 #[test]
 fn traffic_that_never_pauses_does_not_extend_the_close_budget() {
-    let quiet = quiet(|config| config.timeouts.close = ms(300));
+    let quiet = Watched::start(|config| config.timeouts.close = ms(300));
     let (mut client, session) = quiet.pipe();
     let flood = frame(true, BINARY, b"").repeat(10_000);
     session.close(CloseCode::NORMAL, "bye");
@@ -515,7 +471,7 @@ fn traffic_that_never_pauses_does_not_extend_the_close_budget() {
 // And one that reads nothing either: the close frame itself cannot leave.
 #[test]
 fn a_peer_that_takes_no_close_frame_is_left_after_the_close_budget() {
-    let quiet = quiet(|config| config.timeouts.close = ms(300));
+    let quiet = Watched::start(|config| config.timeouts.close = ms(300));
     let (client, session) = quiet.pipe();
     session.try_send(vec![7; 2 * PIPE]).unwrap();
     await_full_pipe(&session);
@@ -530,7 +486,7 @@ fn a_peer_that_takes_no_close_frame_is_left_after_the_close_budget() {
 
 #[test]
 fn a_reason_that_is_too_long_is_cut_between_two_characters() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     for (reason, expected) in [
         ("x".repeat(123), "x".repeat(123)),
         ("x".repeat(124), "x".repeat(123)),
@@ -548,7 +504,7 @@ fn a_reason_that_is_too_long_is_cut_between_two_characters() {
 
 #[test]
 fn abort_ends_a_session_at_once_and_says_nothing() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.pipe();
     session.try_send(vec![7; 2 * PIPE]).unwrap();
     session.try_send("behind").unwrap();
@@ -564,7 +520,7 @@ fn abort_ends_a_session_at_once_and_says_nothing() {
 
 #[test]
 fn abort_overtakes_a_close_that_is_under_way() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.client();
     session.close(CloseCode::NORMAL, "bye");
     assert_eq!(client.read_close().0, 1000);
@@ -580,7 +536,7 @@ fn abort_overtakes_a_close_that_is_under_way() {
 // An abort that came while the peer flooded was only looked at when the session went to sleep.
 #[test]
 fn abort_ends_a_session_whose_peer_floods_and_reads_nothing() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.pipe();
     session.try_send(vec![7; 2 * PIPE]).unwrap();
     await_full_pipe(&session);
@@ -615,7 +571,7 @@ fn abort_from_inside_a_handler_ends_the_session() {
 // old one ended, it took the new one out of the list.
 #[test]
 fn a_peer_that_comes_back_while_its_old_session_is_closing_is_not_thrown_out_with_it() {
-    let quiet = quiet(|config| config.timeouts.close = ms(300));
+    let quiet = Watched::start(|config| config.timeouts.close = ms(300));
     let (mut old, old_session) = quiet.client();
     old_session.close(CloseCode::RESTART, "come back");
     assert_eq!(old.read_close().0, 1012);
@@ -801,195 +757,6 @@ fn the_callbacks_of_one_session_come_in_order_and_never_overlap() {
     assert!(closed.try_next().is_none(), "each ended once");
 }
 
-// ---- Sending ------------------------------------------------------------------------------------
-
-#[test]
-fn a_full_outbox_gives_the_message_back_and_send_waits_for_room() {
-    let quiet = quiet(|config| config.limits.outbox_messages = 3);
-    let (mut client, session) = quiet.pipe();
-    session.try_send(vec![7; 2 * PIPE]).unwrap();
-    await_full_pipe(&session);
-    session.try_send("two").unwrap();
-    session.try_send("three").unwrap();
-    assert_eq!(session.buffered().messages, 3);
-    match session.try_send("four") {
-        Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("four")),
-        other => panic!("{other:?}"),
-    }
-    let mut waiting = pin!(session.send("four"));
-    assert!(poll_once(waiting.as_mut()).is_pending());
-    assert_eq!(session.buffered().messages, 3, "nothing of it is queued");
-    assert_eq!(client.read_frame().payload.len(), 2 * PIPE);
-    within(waiting).expect("there is room now");
-    for text in ["two", "three", "four"] {
-        assert_eq!(client.read_frame().payload, text.as_bytes());
-    }
-    client.goodbye();
-    quiet.records.next();
-    quiet.server.finish();
-}
-
-#[test]
-fn the_outbox_is_bounded_in_bytes_too() {
-    let quiet = quiet(|config| config.limits.outbox_bytes = 100_000);
-    let (mut client, session) = quiet.pipe();
-    session.try_send(vec![1; 90_000]).unwrap();
-    await_full_pipe(&session);
-    session.try_send(vec![2; 10_000]).unwrap();
-    assert_eq!(session.buffered(), {
-        let mut expected = Buffered::default();
-        (expected.messages, expected.bytes) = (2, 100_000);
-        expected
-    });
-    assert!(matches!(session.try_send("x"), Err(SendError::Full(_))));
-    assert_eq!(client.read_frame().payload.len(), 90_000);
-    assert_eq!(client.read_frame().payload.len(), 10_000);
-    eventually("everything has left", || session.buffered() == Buffered::default());
-    // A message that is larger than the whole bound is taken when it is alone.
-    session.try_send(vec![3; 200_000]).unwrap();
-    assert!(matches!(session.try_send("x"), Err(SendError::Full(_))));
-    assert_eq!(client.read_frame().payload.len(), 200_000);
-    client.goodbye();
-    quiet.records.next();
-    quiet.server.finish();
-}
-
-// A send raced against a timer was dropped while it waited: half of a frame was out, and the stream
-// was broken; or the message went out later although the caller had been told that it did not.
-#[test]
-fn a_cancelled_send_has_queued_all_or_nothing() {
-    let quiet = quiet(|config| config.limits.outbox_messages = 2);
-    let (mut client, session) = quiet.pipe();
-    // With room it is queued at the first poll, and dropping it later changes nothing.
-    assert!(poll_once(pin!(session.send(vec![1; 2 * PIPE]))).is_ready());
-    await_full_pipe(&session);
-    assert!(poll_once(pin!(session.send("queued"))).is_ready());
-    for _ in 0..100 {
-        assert!(poll_once(pin!(session.send("cancelled"))).is_pending());
-    }
-    drop(session.send("never polled"));
-    // One that is dropped just when it could go on takes nobody's place.
-    let mut survivor = pin!(session.send("survivor"));
-    {
-        let mut cancelled = pin!(session.send("cancelled"));
-        assert!(poll_once(cancelled.as_mut()).is_pending());
-        assert!(poll_once(survivor.as_mut()).is_pending());
-        assert_eq!(client.read_frame().payload.len(), 2 * PIPE);
-        assert_eq!(client.read_frame().payload, b"queued");
-        eventually("there is room", || session.buffered().messages == 0);
-    }
-    within(survivor).unwrap();
-    assert_eq!(client.read_frame().payload, b"survivor");
-    session.close(CloseCode::NORMAL, "");
-    assert_eq!(client.read_close().0, 1000, "nothing that was cancelled comes after all");
-    drop(client);
-    quiet.records.next();
-    quiet.server.finish();
-}
-
-// Whoever waited for room when the session ended waited for ever.
-#[test]
-fn a_send_that_waits_is_told_when_the_session_ends() {
-    let quiet = quiet(|config| config.limits.outbox_messages = 1);
-    let (client, session) = quiet.pipe();
-    session.try_send(vec![1; 2 * PIPE]).unwrap();
-    await_full_pipe(&session);
-    std::thread::scope(|scope| {
-        let waiting: Vec<_> = (0..4)
-            .map(|_| {
-                scope.spawn(|| match within(session.send("waiting")) {
-                    Err(SendError::Closed(message)) => message,
-                    other => panic!("{other:?}"),
-                })
-            })
-            .collect();
-        // Not before the first of them had a chance to wait; either order must work.
-        std::thread::yield_now();
-        drop(client);
-        for thread in waiting {
-            assert_eq!(thread.join().unwrap().as_text(), Some("waiting"));
-        }
-    });
-    let closed = quiet.records.next();
-    assert_closed(&closed, Side::Peer, Cause::PeerVanished, Phase::Open, None);
-    assert_eq!(closed.undelivered.messages, 1);
-    quiet.server.finish();
-}
-
-// The same inside a handler: it sent to a peer that read nothing, and hung there.
-#[test]
-fn a_handler_that_sends_to_a_stalled_peer_gets_its_message_back() {
-    let (closes, records) = heard();
-    let (backs, back) = heard();
-    let server = start(
-        Server::builder()
-            .configure(|config| {
-                config.timeouts.write_stall = ms(300);
-                config.limits.outbox_messages = 1;
-            })
-            .on_message(async move |session: &Session, message: Message| {
-                loop {
-                    if let Err(error) = session.send(vec![7; PIPE]).await {
-                        return backs.send((error.into_message().len(), message)).unwrap();
-                    }
-                }
-            })
-            .on_close(record(&closes)),
-    );
-    let mut client = Pipe::connect(&server);
-    client.send_frame(TEXT, b"send me everything");
-    assert_eq!(back.next(), (PIPE, Message::from("send me everything")));
-    let closed = records.next();
-    assert_closed(&closed, Side::Server, Cause::WriteStalled, Phase::Open, None);
-    assert_eq!(closed.timer, Some(Timer::WriteStall));
-    drop(client);
-    server.finish();
-}
-
-// Sending from outside of the server's own threads was queued and left with the next message that
-// came in.
-#[test]
-fn messages_are_sent_from_any_thread_and_any_executor() {
-    const EACH: usize = 200;
-    let quiet = quiet(|config| config.limits.outbox_messages = 10);
-    let (mut client, session) = quiet.client();
-    client.echo("awake");
-    let by_smol = smol::spawn({
-        let session = session.clone();
-        async move {
-            for number in 0..EACH {
-                session.send(format!("smol {number}")).await.unwrap();
-            }
-        }
-    });
-    let threads: Vec<_> = (0..3)
-        .map(|thread| {
-            let session = session.clone();
-            std::thread::spawn(move || {
-                // A thread without any executor: the future alone.
-                for number in 0..EACH {
-                    let send = session.send(format!("thread-{thread} {number}"));
-                    futures_lite::future::block_on(send).unwrap();
-                }
-            })
-        })
-        .collect();
-    let mut next: std::collections::HashMap<String, usize> = Default::default();
-    for _ in 0..4 * EACH {
-        let text = String::from_utf8(client.read_frame().payload).unwrap();
-        let (sender, number) = text.split_once(' ').expect("a name and a number");
-        let expected = next.entry(sender.to_owned()).or_default();
-        assert_eq!(number.parse(), Ok(*expected), "in the order of {sender}");
-        *expected += 1;
-    }
-    assert_eq!(next.len(), 4);
-    within(by_smol);
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    client.goodbye();
-    quiet.records.next();
-    quiet.server.finish();
-}
-
 // Handlers run on the server's own executor; everything else of the family must work there too,
 // although its wake-ups come from other threads.
 #[test]
@@ -1059,7 +826,7 @@ fn a_handler_may_await_anything_of_the_smol_family() {
 
 #[test]
 fn a_session_and_the_list_of_sessions_know_their_numbers() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let before = std::time::Instant::now();
     let (mut client, session) = quiet.client();
     let id = session.id();
@@ -1099,7 +866,7 @@ fn a_session_and_the_list_of_sessions_know_their_numbers() {
 // The number of an ended session was given to the next one: a message meant for Alice went to Bob.
 #[test]
 fn the_number_of_a_session_is_never_given_again() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let mut seen = HashSet::new();
     for _ in 0..50 {
         let (client, session) = quiet.pipe();
@@ -1115,7 +882,7 @@ fn the_number_of_a_session_is_never_given_again() {
 
 #[test]
 fn the_record_of_a_peer_that_says_goodbye() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     for (payload, code, reason) in [
         (&b"\x03\xE8bye"[..], Some(1000), "bye"),
         (b"\x03\xE9", Some(1001), ""),
@@ -1137,7 +904,7 @@ fn the_record_of_a_peer_that_says_goodbye() {
 
 #[test]
 fn the_record_of_a_peer_that_vanishes() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.client();
     client.echo("hello");
     client.reset();
@@ -1168,7 +935,7 @@ fn the_record_of_a_peer_that_vanishes() {
 
 #[test]
 fn the_record_of_a_violation() {
-    let quiet = quiet(|config| config.limits.message_bytes = 100);
+    let quiet = Watched::start(|config| config.limits.message_bytes = 100);
     let unmasked = b"\x81\x01x".to_vec();
     for (bytes, code) in [
         (unmasked, 1002),
@@ -1193,7 +960,7 @@ fn the_record_of_a_violation() {
 // among it. It reads until it has our close frame (RFC 6455 section 5.5.1).
 #[test]
 fn a_peer_that_says_goodbye_gets_what_is_queued_first() {
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let (mut client, session) = quiet.pipe();
     session.try_send(vec![1; 2 * PIPE]).unwrap();
     await_full_pipe(&session);
@@ -1220,7 +987,7 @@ fn a_peer_that_says_goodbye_gets_what_is_queued_first() {
 #[test]
 fn what_a_peer_that_said_goodbye_did_not_take_is_counted() {
     for vanishes in [true, false] {
-        let quiet = quiet(|config| config.timeouts.close = ms(300));
+        let quiet = Watched::start(|config| config.timeouts.close = ms(300));
         let (mut client, session) = quiet.pipe();
         session.try_send(vec![1; 2 * PIPE]).unwrap();
         await_full_pipe(&session);
@@ -1263,7 +1030,7 @@ fn an_independent_client_gets_the_same_end() {
     use async_tungstenite::tungstenite;
     use futures_lite::{StreamExt, future};
 
-    let quiet = quiet(|_| {});
+    let quiet = Watched::start(|_| {});
     let conversation = async {
         let stream = smol::net::TcpStream::connect(quiet.server.addr()).await.unwrap();
         let url = format!("ws://{}/", quiet.server.addr());

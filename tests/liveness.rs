@@ -635,7 +635,7 @@ fn pings_and_pongs_do_not_make_a_session_busy() {
         match frame.opcode {
             PONG => client.send_frame(PING, &frame.payload),
             PING => client.send_frame(PONG, &frame.payload),
-            _ => break close_of(&frame),
+            _ => break frame.close(),
         }
     };
     assert_eq!((code, &*reason), (1001, "idle"));
@@ -716,7 +716,7 @@ fn a_slow_handler_costs_a_live_peer_nothing() {
     slow.go.try_send(()).unwrap();
     assert_eq!(answer_pings(&mut client).payload, b"work");
     client.send_frame(CLOSE, &1000_u16.to_be_bytes());
-    assert_eq!(close_of(&answer_pings(&mut client)).0, 1000);
+    assert_eq!(answer_pings(&mut client).close().0, 1000);
     assert!(slow.records.next().clean);
     slow.server.finish();
 }
@@ -787,7 +787,7 @@ fn a_session_that_has_reached_its_lifetime_is_told_1001() {
         client.send_frame(TEXT, b"busy");
         let frame = client.read_frame();
         if frame.opcode != TEXT {
-            break close_of(&frame);
+            break frame.close();
         }
     };
     assert_eq!((code, &*reason), (1001, "lifetime reached"));

@@ -108,10 +108,12 @@ fn no_message_follows_one_that_failed() {
     let reporting = Mutex::new(reporting);
     let server = start(
         Server::builder()
-            .on_message(async move |_: &Session, message: Message| {
+            .on_message(async move |session: &Session, message: Message| {
                 reporting.lock().unwrap().send(message.as_text().unwrap().to_owned()).unwrap();
-                // Long enough to read ahead.
-                smol::Timer::after(Duration::from_millis(50)).await;
+                // Until the next one has been read ahead.
+                while session.traffic().messages_in < 2 {
+                    smol::future::yield_now().await;
+                }
                 Err::<(), _>("failed")
             })
             .on_close(record(&closing)),

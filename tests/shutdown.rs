@@ -30,42 +30,6 @@ const fn ms(millis: u64) -> Duration {
 /// For a deadline that must not be what the test waits for.
 const FAR_AWAY: Duration = Duration::from_secs(600);
 
-#[track_caller]
-fn assert_closed(closed: &Closed, cause: Cause, phase: Phase, code: Option<u16>) {
-    let said = (closed.by, closed.cause, closed.phase, closed.code.map(|code| code.as_u16()));
-    assert_eq!(said, (Side::Server, cause, phase, code), "{closed}");
-}
-
-/// An echo server whose sessions and records the test hears of.
-struct Echo {
-    server: TestServer,
-    sessions: Heard<Session>,
-    records: Heard<Closed>,
-}
-
-fn echo(configure: impl FnOnce(&mut coracle::config::Config)) -> Echo {
-    let (opens, sessions) = heard();
-    let (closes, records) = heard();
-    let server = start(
-        Server::builder()
-            .configure(configure)
-            .on_open(opened(&opens))
-            .on_message(async |session, message| session.send(message).await)
-            .on_close(record(&closes)),
-    );
-    Echo { server, sessions, records }
-}
-
-impl Echo {
-    fn client(&self) -> (Raw, Session) {
-        (self.server.client(), self.sessions.next())
-    }
-
-    fn pipe(&self) -> (Pipe, Session) {
-        (Pipe::connect(&self.server), self.sessions.next())
-    }
-}
-
 // ---- What peers see -----------------------------------------------------------------------------
 
 // A server closed its sockets when it was told to stop. Every client reconnected at once, to the
@@ -73,7 +37,7 @@ impl Echo {
 #[test]
 fn everyone_gets_what_is_queued_and_then_1001() {
     const MESSAGES: usize = 300;
-    let echo = echo(|config| config.timeouts.stop = FAR_AWAY);
+    let echo = Watched::start(|config| config.timeouts.stop = FAR_AWAY);
     let mut slow: Vec<_> = (0..4).map(|_| echo.pipe()).collect();
     for (_, session) in &slow {
         for number in 0..MESSAGES {
@@ -101,7 +65,7 @@ fn everyone_gets_what_is_queued_and_then_1001() {
     assert_eq!((report.drained, report.cut, report.panics), (8, 0, 0));
     for _ in 0..8 {
         let closed = echo.records.next();
-        assert_closed(&closed, Cause::Stopping, Phase::Closing, Some(1001));
+        assert_closed(&closed, Side::Server, Cause::Stopping, Phase::Closing, Some(1001));
         assert_eq!((&*closed.reason, closed.clean, closed.timer), ("server stops", true, None));
         assert_eq!(closed.undelivered, Buffered::default());
     }
@@ -110,7 +74,7 @@ fn everyone_gets_what_is_queued_and_then_1001() {
 
 #[test]
 fn a_server_without_sessions_stops_and_may_be_asked_again() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     let report = within(echo.server.handle.stop());
     assert_eq!((report.drained, report.cut, report.panics), (0, 0, 0));
     assert_eq!(within(echo.server.handle.stop()), report, "there is one report");
@@ -122,7 +86,7 @@ fn a_server_without_sessions_stops_and_may_be_asked_again() {
 // One client held the whole restart up: it kept its socket and never answered the close frame.
 #[test]
 fn a_peer_that_never_answers_is_cut_at_the_stops_deadline() {
-    let echo = echo(|config| {
+    let echo = Watched::start(|config| {
         config.timeouts.stop = ms(300);
         config.timeouts.close = FAR_AWAY;
     });
@@ -134,7 +98,7 @@ fn a_peer_that_never_answers_is_cut_at_the_stops_deadline() {
     assert_eq!(stuck.read_close().0, 1001);
     assert_eq!(stuck.read_to_end(), b"");
     let closed = echo.records.next();
-    assert_closed(&closed, Cause::Cut, Phase::Closing, Some(1001));
+    assert_closed(&closed, Side::Server, Cause::Cut, Phase::Closing, Some(1001));
     assert_eq!((closed.timer, closed.clean), (Some(Timer::Stop), false));
     let report = echo.server.finish();
     assert_eq!((report.drained, report.cut), (1, 1));
@@ -143,7 +107,7 @@ fn a_peer_that_never_answers_is_cut_at_the_stops_deadline() {
 // The same with a peer that reads nothing, so that not even the close frame can leave.
 #[test]
 fn a_peer_that_reads_nothing_is_cut_at_the_stops_deadline() {
-    let echo = echo(|config| {
+    let echo = Watched::start(|config| {
         config.timeouts.stop = ms(300);
         config.timeouts.close = FAR_AWAY;
         config.timeouts.write_stall = FAR_AWAY;
@@ -164,7 +128,7 @@ fn a_peer_that_reads_nothing_is_cut_at_the_stops_deadline() {
 // nothing to read.
 #[test]
 fn peers_that_flood_are_cut_at_the_stops_deadline() {
-    let echo = echo(|config| {
+    let echo = Watched::start(|config| {
         config.timeouts.stop = ms(300);
         config.timeouts.close = FAR_AWAY;
     });
@@ -195,7 +159,7 @@ fn peers_that_flood_are_cut_at_the_stops_deadline() {
 
 #[test]
 fn cut_ends_the_wait_for_those_who_do_not_answer() {
-    let echo = echo(|config| {
+    let echo = Watched::start(|config| {
         config.timeouts.stop = FAR_AWAY;
         config.timeouts.close = FAR_AWAY;
     });
@@ -205,7 +169,7 @@ fn cut_ends_the_wait_for_those_who_do_not_answer() {
     echo.server.handle.shutdown().cut();
     assert_eq!(stuck.read_to_end(), b"");
     let closed = echo.records.next();
-    assert_closed(&closed, Cause::Cut, Phase::Closing, Some(1001));
+    assert_closed(&closed, Side::Server, Cause::Cut, Phase::Closing, Some(1001));
     assert!(!closed.clean);
     let report = echo.server.finish();
     assert_eq!((report.drained, report.cut), (0, 1));
@@ -235,7 +199,7 @@ fn cut_at_once_says_nothing() {
     go.send(()).unwrap();
     assert_eq!(client.read_to_end(), b"", "no close frame");
     let closed = records.next();
-    assert_closed(&closed, Cause::Cut, Phase::Open, None);
+    assert_closed(&closed, Side::Server, Cause::Cut, Phase::Open, None);
     assert_eq!((closed.clean, closed.timer), (false, None));
     let report = server.finish();
     assert_eq!((report.drained, report.cut), (0, 1));
@@ -320,7 +284,7 @@ fn stop_may_be_asked_for_inside_every_callback() {
 
 #[test]
 fn ten_threads_may_ask_at_once() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     let (mut client, session) = echo.client();
     std::thread::scope(|scope| {
         for _ in 0..5 {
@@ -337,7 +301,7 @@ fn ten_threads_may_ask_at_once() {
 
 #[test]
 fn dropping_the_last_handle_stops() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     let address = echo.server.addr();
     let (mut client, session) = echo.client();
     let (clone, sessions) = (echo.server.handle.clone(), echo.server.handle.sessions());
@@ -411,7 +375,7 @@ fn a_handshake_whose_hook_is_waiting_is_refused_with_503() {
 
 #[test]
 fn a_head_that_has_not_arrived_whole_is_refused_with_503() {
-    let echo = echo(|config| config.workers = Some(1));
+    let echo = Watched::start(|config| config.workers = Some(1));
     let mut half = echo.server.raw();
     half.send(b"GET / HTTP/1.1\r\nHost: loc");
     let mut silent = echo.server.raw();
@@ -482,7 +446,7 @@ fn a_hanging_handler_does_not_hold_up_the_stop() {
         // The peer is told at once, and not when the handler is done.
         client.expect_close(1001);
         let closed = records.next();
-        assert_closed(&closed, Cause::Stopping, Phase::Closing, Some(1001));
+        assert_closed(&closed, Side::Server, Cause::Stopping, Phase::Closing, Some(1001));
         assert_eq!((closed.clean, closed.timer), (true, None), "{place} {ahead}");
         let report = server.finish();
         assert_eq!((report.drained, report.cut), (1, 0), "{place} {ahead}");
@@ -541,7 +505,7 @@ fn no_message_is_delivered_after_the_goodbye() {
 // A close that the application had begun goes its own way through the stop.
 #[test]
 fn a_close_that_is_under_way_keeps_its_code() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     let (mut client, session) = echo.client();
     session.close(CloseCode::RESTART, "new version");
     let (code, reason) = client.read_close();
@@ -552,7 +516,7 @@ fn a_close_that_is_under_way_keeps_its_code() {
     let report = echo.server.finish();
     assert_eq!((report.drained, report.cut), (1, 0));
     let closed = echo.records.next();
-    assert_closed(&closed, Cause::Requested, Phase::Closing, Some(1012));
+    assert_closed(&closed, Side::Server, Cause::Requested, Phase::Closing, Some(1012));
     assert!(closed.clean);
 }
 
@@ -561,7 +525,7 @@ fn a_close_that_is_under_way_keeps_its_code() {
 // The end was told to one waiter only, or only on the executor of the server itself.
 #[test]
 fn any_number_may_wait_on_any_executor() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     let (mut client, _) = echo.client();
     let handle = &echo.server.handle;
     {
@@ -601,7 +565,7 @@ fn any_number_may_wait_on_any_executor() {
 // served by nobody, instead of being sent to the next machine.
 #[test]
 fn nobody_listens_while_sessions_are_drained() {
-    let echo = echo(|config| {
+    let echo = Watched::start(|config| {
         config.timeouts.stop = FAR_AWAY;
         config.timeouts.close = FAR_AWAY;
     });
@@ -629,7 +593,7 @@ fn nobody_listens_while_sessions_are_drained() {
 
 #[test]
 fn connecting_in_memory_after_the_stop_is_an_error() {
-    let echo = echo(|_| {});
+    let echo = Watched::start(|_| {});
     echo.server.handle.request_stop();
     assert!(matches!(echo.server.handle.connect(), Err(Error::System { .. })));
     within(echo.server.handle.wait());
@@ -643,7 +607,7 @@ fn connecting_in_memory_after_the_stop_is_an_error() {
 #[test]
 fn a_connection_that_meets_the_stop_half_way_is_answered_or_ended() {
     for _ in 0..200 {
-        let echo = echo(|_| {});
+        let echo = Watched::start(|_| {});
         let mut pipe = Pipe::raw(&echo.server);
         echo.server.handle.request_stop();
         // Whichever was first: thrown away, refused, or upgraded and told goodbye.

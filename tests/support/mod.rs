@@ -114,6 +114,43 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
+impl Frame {
+    /// Reads what is behind the first byte, checking what RFC 6455 asks of a server.
+    #[track_caller]
+    pub fn read(first: u8, mut exactly: impl FnMut(&mut [u8])) -> Self {
+        let mut array = |len| {
+            let mut bytes = vec![0; len];
+            exactly(&mut bytes);
+            bytes
+        };
+        let number = |bytes: Vec<u8>| bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let second = number(array(1));
+        assert_eq!(first & 0x70, 0, "reserved bits are zero");
+        assert_eq!(second & 0x80, 0, "a server does not mask");
+        let len = match second {
+            126 => number(array(2)),
+            127 => number(array(8)),
+            short => short,
+        };
+        let payload = array(usize::try_from(len).unwrap());
+        Self { fin: first & 0x80 != 0, opcode: first & 0x0F, payload }
+    }
+
+    /// The code (none: 1005) and the reason of a close frame.
+    #[track_caller]
+    pub fn close(&self) -> (u16, String) {
+        assert_eq!(self.opcode, CLOSE, "{self:?}");
+        match &self.payload[..] {
+            [] => (1005, String::new()),
+            [high, low, reason @ ..] => (
+                u16::from_be_bytes([*high, *low]),
+                String::from_utf8(reason.to_vec()).expect("a reason is text"),
+            ),
+            [_] => panic!("half a code"),
+        }
+    }
+}
+
 pub const CONTINUATION: u8 = 0;
 pub const TEXT: u8 = 1;
 pub const BINARY: u8 = 2;
@@ -196,38 +233,13 @@ impl Raw {
             return None;
         }
         let [first] = first;
-        let [second] = self.read_array();
-        assert_eq!(first & 0x70, 0, "reserved bits are zero");
-        assert_eq!(second & 0x80, 0, "a server does not mask");
-        let len = match second {
-            126 => u16::from_be_bytes(self.read_array()).into(),
-            127 => u64::from_be_bytes(self.read_array()),
-            short => short.into(),
-        };
-        let mut payload = vec![0; usize::try_from(len).unwrap()];
-        self.stream.read_exact(&mut payload).expect("a whole payload");
-        Some(Frame { fin: first & 0x80 != 0, opcode: first & 0x0F, payload })
-    }
-
-    fn read_array<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        self.stream.read_exact(&mut bytes).expect("a whole header");
-        bytes
+        Some(Frame::read(first, |bytes| self.stream.read_exact(bytes).expect("a whole frame")))
     }
 
     /// Reads the server's close frame: its code (none: 1005) and reason.
     #[track_caller]
     pub fn read_close(&mut self) -> (u16, String) {
-        let frame = self.read_frame();
-        assert_eq!(frame.opcode, CLOSE, "{frame:?}");
-        match &frame.payload[..] {
-            [] => (1005, String::new()),
-            [high, low, reason @ ..] => (
-                u16::from_be_bytes([*high, *low]),
-                String::from_utf8(reason.to_vec()).expect("a reason is text"),
-            ),
-            [_] => panic!("half a code"),
-        }
+        self.read_frame().close()
     }
 
     /// The server says goodbye with this code, and then nothing more.

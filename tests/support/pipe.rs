@@ -4,7 +4,8 @@
 
 use std::sync::mpsc;
 
-use coracle::{MemoryStream, Session};
+use coracle::config::Config;
+use coracle::{Cause, Closed, MemoryStream, Phase, Server, Session, Side};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::*;
@@ -74,17 +75,9 @@ impl Pipe {
             return None;
         }
         let [first] = first;
-        let [second] = self.read_array();
-        assert_eq!(first & 0x70, 0, "reserved bits are zero");
-        assert_eq!(second & 0x80, 0, "a server does not mask");
-        let len = match second {
-            126 => u16::from_be_bytes(self.read_array()).into(),
-            127 => u64::from_be_bytes(self.read_array()),
-            short => short.into(),
-        };
-        let mut payload = vec![0; usize::try_from(len).unwrap()];
-        within(self.stream.read_exact(&mut payload)).expect("a whole payload");
-        Some(Frame { fin: first & 0x80 != 0, opcode: first & 0x0F, payload })
+        Some(Frame::read(first, |bytes| {
+            within(self.stream.read_exact(bytes)).expect("a whole frame");
+        }))
     }
 
     #[track_caller]
@@ -100,7 +93,7 @@ impl Pipe {
 
     #[track_caller]
     pub fn read_close(&mut self) -> (u16, String) {
-        close_of(&self.read_frame())
+        self.read_frame().close()
     }
 
     #[track_caller]
@@ -121,20 +114,6 @@ impl Pipe {
         self.send_frame(CLOSE, &1000_u16.to_be_bytes());
         assert_eq!(self.read_close().0, 1000);
         assert_eq!(self.read_to_end(), b"");
-    }
-}
-
-/// The code and the reason of a close frame.
-#[track_caller]
-pub fn close_of(frame: &Frame) -> (u16, String) {
-    assert_eq!(frame.opcode, CLOSE, "{frame:?}");
-    match &frame.payload[..] {
-        [] => (1005, String::new()),
-        [high, low, reason @ ..] => (
-            u16::from_be_bytes([*high, *low]),
-            String::from_utf8(reason.to_vec()).expect("a reason is text"),
-        ),
-        [_] => panic!("half a code"),
     }
 }
 
@@ -160,4 +139,41 @@ pub fn await_full_pipe(session: &Session) {
 #[track_caller]
 pub fn await_bytes_in(session: &Session, bytes: usize) {
     eventually("the server has read everything", || session.traffic().bytes_in >= bytes as u64);
+}
+
+/// An echo server whose sessions and records the test has.
+pub struct Watched {
+    pub server: TestServer,
+    pub sessions: Heard<Session>,
+    pub records: Heard<Closed>,
+}
+
+impl Watched {
+    pub fn start(configure: impl FnOnce(&mut Config)) -> Self {
+        let (opens, sessions) = heard();
+        let (closes, records) = heard();
+        let server = start(
+            Server::builder()
+                .configure(configure)
+                .on_open(opened(&opens))
+                .on_message(async |session, message| session.send(message).await)
+                .on_close(record(&closes)),
+        );
+        Self { server, sessions, records }
+    }
+
+    pub fn client(&self) -> (Raw, Session) {
+        (self.server.client(), self.sessions.next())
+    }
+
+    pub fn pipe(&self) -> (Pipe, Session) {
+        (Pipe::connect(&self.server), self.sessions.next())
+    }
+}
+
+/// What a record says, without its times.
+#[track_caller]
+pub fn assert_closed(closed: &Closed, by: Side, cause: Cause, phase: Phase, code: Option<u16>) {
+    let said = (closed.by, closed.cause, closed.phase, closed.code.map(|code| code.as_u16()));
+    assert_eq!(said, (by, cause, phase, code), "{closed}");
 }
