@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --release --example echo                  # listens on 127.0.0.1:9001
 //! cargo run --release --example echo -- 127.0.0.1:0 --workers 1 --max-message 16777216
+//! cargo run --release --example echo -- --deflate     # compresses for clients that can read it
 //! RUST_LOG=coracle=debug cargo run --release --example echo -- --log-file echo.log
 //! ```
 //!
@@ -12,18 +13,24 @@
 
 use std::process::ExitCode;
 
+use coracle::config::Deflate;
 use coracle::{BoxError, OriginPolicy, Server};
 
 mod common;
 
-const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--workers N] [--log-file PATH]";
+const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--workers N] [--log-file PATH] \
+                     [--deflate | --deflate-dedicated]";
 
 fn main() -> ExitCode {
     common::exit(serve())
 }
 
 fn serve() -> Result<(), BoxError> {
-    let mut args = common::Args::parse(USAGE, &["--max-message", "--workers", "--log-file"])?;
+    let mut args = common::Args::parse_with_flags(
+        USAGE,
+        &["--max-message", "--workers", "--log-file"],
+        &["--deflate", "--deflate-dedicated"],
+    )?;
     common::log_to(args.value("--log-file"))?;
     let max_message = args.number("--max-message")?;
     let workers = args.number("--workers")?;
@@ -38,6 +45,11 @@ fn serve() -> Result<(), BoxError> {
     }
     if let Some(workers) = workers {
         builder = builder.workers(workers);
+    }
+    if args.flag("--deflate-dedicated") {
+        builder = builder.deflate(Deflate::dedicated());
+    } else if args.flag("--deflate") {
+        builder = builder.deflate(Deflate::shared());
     }
     builder.run_with(common::ready)?;
     Ok(())

@@ -28,6 +28,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Every bound.
     pub limits: Limits,
+    /// Whether messages may be compressed. Default `None`: no.
+    #[cfg(feature = "deflate")]
+    pub deflate: Option<Deflate>,
 }
 
 impl Default for Config {
@@ -38,7 +41,98 @@ impl Default for Config {
             origins: OriginPolicy::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
+            #[cfg(feature = "deflate")]
+            deflate: None,
         }
+    }
+}
+
+impl Config {
+    #[cfg(feature = "deflate")]
+    pub(crate) fn deflate_threshold(&self) -> usize {
+        self.deflate.as_ref().map_or(usize::MAX, |deflate| deflate.threshold)
+    }
+
+    #[cfg(feature = "deflate")]
+    pub(crate) fn deflate_level(&self) -> u8 {
+        self.deflate.as_ref().map_or(0, |deflate| deflate.level)
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn deflate_threshold(&self) -> usize {
+        usize::MAX
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    pub(crate) fn deflate_level(&self) -> u8 {
+        0
+    }
+}
+
+/// Compression of messages: permessage-deflate (RFC 7692), for clients that offer it.
+///
+/// What it saves on the wire it costs in time: compressing a kibibyte of JSON takes longer than
+/// sending it over loopback. [`Deflate::shared`] is for many sessions, [`Deflate::dedicated`] for few
+/// that send messages alike.
+///
+/// A peer that knows a part of a message and chooses another part may learn the rest from how long
+/// the compressed message is (RFC 7692 section 8); what is secret is better sent with
+/// [`Message::uncompressed`](crate::Message::uncompressed).
+#[cfg(feature = "deflate")]
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Deflate {
+    /// Whether a message may refer to earlier ones (context takeover).
+    pub mode: DeflateMode,
+    /// From 0 (nothing is made smaller) over 1 (fast) to 9 (small). Default 6.
+    pub level: u8,
+    /// Messages shorter than this are not compressed. Default 256 bytes.
+    pub threshold: usize,
+    /// The window of our compressor is at most two to the power of this: 9 to 15. Default 15. A client
+    /// may ask for less.
+    pub server_window_bits: u8,
+    /// The window of the client's compressor, if it lets us choose: 9 to 15. Default 15.
+    pub client_window_bits: u8,
+}
+
+/// Who owns what compressing needs.
+#[cfg(feature = "deflate")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeflateMode {
+    /// The worker: each message stands for itself (no context takeover, in both directions), and a
+    /// session costs no memory.
+    Shared,
+    /// The session, from its first compressed message on: messages refer to earlier ones (context
+    /// takeover, unless the client declines it) and become much smaller when they are alike. It
+    /// costs about 2^(bits + 2) + 128 KiB bytes for the compressor, 2^bits + 10 KiB for the
+    /// decompressor.
+    Dedicated,
+}
+
+#[cfg(feature = "deflate")]
+impl Deflate {
+    /// The smallest window: zlib's compressor cannot do with 8 bits.
+    pub const MIN_WINDOW_BITS: u8 = 9;
+    /// The largest window, 32 KiB.
+    pub const MAX_WINDOW_BITS: u8 = 15;
+
+    /// Without context takeover: a session costs no memory.
+    #[must_use]
+    pub const fn shared() -> Self {
+        Self {
+            mode: DeflateMode::Shared,
+            level: 6,
+            threshold: 256,
+            server_window_bits: Self::MAX_WINDOW_BITS,
+            client_window_bits: Self::MAX_WINDOW_BITS,
+        }
+    }
+
+    /// With context takeover: a session has its own windows.
+    #[must_use]
+    pub const fn dedicated() -> Self {
+        Self { mode: DeflateMode::Dedicated, ..Self::shared() }
     }
 }
 

@@ -18,7 +18,7 @@ pub use ::http as http_types;
 pub use error::{BoxError, Error, Result, SendError};
 pub use http::{OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
-pub use message::{CloseCode, Message, Text};
+pub use message::{CloseCode, Message, Outgoing, Text};
 pub use outbox::Buffered;
 pub use server::{Builder, Report, Server, ServerHandle};
 pub use session::{

@@ -48,6 +48,13 @@ impl Message {
         }
     }
 
+    /// Sends it as it is, also where compression was agreed on: for what is compressed already, or
+    /// secret (see [`Deflate`](crate::config::Deflate)).
+    #[must_use]
+    pub fn uncompressed(self) -> Outgoing {
+        Outgoing { message: self, compress: false }
+    }
+
     /// The payload as shared bytes, whichever kind it is.
     #[must_use]
     pub fn into_bytes(self) -> Bytes {
@@ -55,6 +62,19 @@ impl Message {
             Self::Text(text) => text.into_bytes(),
             Self::Binary(bytes) => bytes,
         }
+    }
+}
+
+/// A message and how it is to be sent; any [`Message`] is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    pub(crate) message: Message,
+    pub(crate) compress: bool,
+}
+
+impl<M: Into<Message>> From<M> for Outgoing {
+    fn from(message: M) -> Self {
+        Self { message: message.into(), compress: true }
     }
 }
 

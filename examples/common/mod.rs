@@ -11,13 +11,23 @@ use coracle::{BoxError, ServerHandle};
 pub struct Args {
     address: Option<String>,
     values: Vec<(&'static str, String)>,
+    flags: Vec<&'static str>,
     usage: &'static str,
 }
 
 impl Args {
     /// Reads `[ADDRESS]` and options that each have a value.
     pub fn parse(usage: &'static str, options: &[&'static str]) -> Result<Self, BoxError> {
-        let mut args = Self { address: None, values: Vec::new(), usage };
+        Self::parse_with_flags(usage, options, &[])
+    }
+
+    /// The same with options that have none.
+    pub fn parse_with_flags(
+        usage: &'static str,
+        options: &[&'static str],
+        flags: &[&'static str],
+    ) -> Result<Self, BoxError> {
+        let mut args = Self { address: None, values: Vec::new(), flags: Vec::new(), usage };
         let mut words = std::env::args().skip(1);
         while let Some(word) = words.next() {
             if word == "--help" || word == "-h" {
@@ -26,6 +36,8 @@ impl Args {
             } else if let Some(option) = options.iter().find(|option| **option == word) {
                 let value = words.next().ok_or(format!("{word} needs a value\n{usage}"))?;
                 args.values.push((option, value));
+            } else if let Some(flag) = flags.iter().find(|flag| **flag == word) {
+                args.flags.push(flag);
             } else if word.starts_with('-') || args.address.is_some() {
                 return Err(format!("unexpected argument {word:?}\n{usage}").into());
             } else {
@@ -38,6 +50,10 @@ impl Args {
     /// Where to listen.
     pub fn address(&self) -> &str {
         self.address.as_deref().unwrap_or("127.0.0.1:9001")
+    }
+
+    pub fn flag(&self, flag: &str) -> bool {
+        self.flags.contains(&flag)
     }
 
     pub fn value(&mut self, option: &str) -> Option<&str> {

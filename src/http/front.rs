@@ -14,6 +14,7 @@ use std::time::Duration;
 use ::http::{Method, StatusCode};
 use futures_lite::{FutureExt, future};
 
+use super::extensions;
 use super::head::HeadScanner;
 use super::refusal::Refusal;
 use super::request::Request;
@@ -138,6 +139,7 @@ impl<'a, H: Handler> Door<'a, H> {
         self.head_only.set(request.method() == Method::HEAD);
         self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
+        let extensions = extensions::negotiate(&request, &self.hub.config)?;
         let address = self.peer.map(|peer| peer.ip());
         let place = self.hub.limits.session(address).map_err(full)?;
         // Called inside of the guard: a panic may come before there is a future.
@@ -152,13 +154,14 @@ impl<'a, H: Handler> Door<'a, H> {
             }
         };
         let mut answer = self.worker.pool().take(Size::default());
-        if let Err(refusal) = upgrade::accept(&offer, &request, &upgrade, &mut answer) {
+        if let Err(refusal) = upgrade::accept(&offer, &request, &upgrade, &extensions, &mut answer)
+        {
             log::error!("{}: {refusal}", self.name());
             return Err(refusal.into());
         }
         // Before the client can know of it: whoever has seen the 101 finds the session.
         let profile = Profile::new(self.peer, request.target(), upgrade.subprotocol, upgrade.data);
-        let membership = self.hub.open(profile, place, self.worker.now());
+        let membership = self.hub.open(profile, extensions.deflate, place, self.worker.now());
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
         self.worker.pool().give(answer);

@@ -17,6 +17,7 @@
 //! proxy in front may have read it the other way.
 
 mod authority;
+pub(crate) mod extensions;
 pub(crate) mod front;
 pub(crate) mod head;
 pub(crate) mod origin;

@@ -10,6 +10,7 @@ use ::http::header::{
 };
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::extensions::{EXTENSIONS, Extensions};
 use super::refusal::{Refusal, quote};
 use super::request::Request;
 use super::response::header;
@@ -168,6 +169,7 @@ pub(crate) fn accept(
     offer: &Offer,
     request: &Request,
     upgrade: &Upgrade,
+    extensions: &Extensions,
     out: &mut Vec<u8>,
 ) -> Result<(), Refusal> {
     let mut len = HEADERS.len() + offer.accept_key.len() + 4;
@@ -194,12 +196,19 @@ pub(crate) fn accept(
         len += name.as_str().len() + value.len() + 4;
     }
 
+    if let Some(answer) = &extensions.answer {
+        len += EXTENSIONS.len() + 4 + answer.len();
+    }
+
     out.reserve(len);
     out.extend_from_slice(HEADERS);
     out.extend_from_slice(offer.accept_key.as_bytes());
     out.extend_from_slice(b"\r\n");
     if let Some(chosen) = &upgrade.subprotocol {
         header(out, PROTOCOL, chosen.as_bytes());
+    }
+    if let Some(answer) = &extensions.answer {
+        header(out, EXTENSIONS, answer.as_bytes());
     }
     for (name, value) in &upgrade.headers {
         // Neither type can hold a line end, so no header can add another.
@@ -381,7 +390,8 @@ mod tests {
 
     fn answer(request: &Request, upgrade: &Upgrade) -> Result<String, Refusal> {
         let mut out = Vec::new();
-        let done = accept(&check(request).unwrap(), request, upgrade, &mut out);
+        let done =
+            accept(&check(request).unwrap(), request, upgrade, &Extensions::default(), &mut out);
         let text = String::from_utf8(out).unwrap();
         if done.is_err() {
             assert_eq!(text, "", "a refused answer must not be begun");
@@ -638,7 +648,14 @@ mod tests {
     fn the_answer_is_appended() {
         let request = handshake(&[], "");
         let mut out = b"before".to_vec();
-        accept(&check(&request).unwrap(), &request, &Upgrade::new(), &mut out).unwrap();
+        accept(
+            &check(&request).unwrap(),
+            &request,
+            &Upgrade::new(),
+            &Extensions::default(),
+            &mut out,
+        )
+        .unwrap();
         assert!(out.starts_with(b"beforeHTTP/1.1 101 "));
     }
 

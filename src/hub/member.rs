@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Hub, SessionId};
 use crate::executor::Time;
 use crate::outbox::Outbox;
+use crate::ws::Agreement;
 
 /// The part of a session that any thread may look at. It owns neither the socket nor the task.
 pub(crate) struct Member {
@@ -18,6 +19,15 @@ pub(crate) struct Member {
     pub(crate) counters: Counters,
     pub(crate) created: Time,
     pub(crate) profile: Profile,
+    pub(crate) deflate: Option<Agreement>,
+}
+
+impl Member {
+    /// Whether a message of this length leaves compressed, unless its sender says no.
+    #[inline]
+    pub(crate) fn deflates(&self, len: usize) -> bool {
+        self.deflate.is_some() && len >= self.hub.config.deflate_threshold()
+    }
 }
 
 /// What the handshake leaves behind.

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::executor::{Clock, Time};
 use crate::outbox::{self, Buffered, Outbox};
 use crate::shutdown::Shutdown;
+use crate::ws::Agreement;
 
 pub(crate) struct Hub {
     registry: Registry<Member>,
@@ -56,7 +57,13 @@ impl Hub {
     }
 
     /// Registers a new session, for which there is a place.
-    pub(crate) fn open(self: &Arc<Self>, profile: Profile, place: Place, now: Time) -> Membership {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        profile: Profile,
+        deflate: Option<Agreement>,
+        place: Place,
+        now: Time,
+    ) -> Membership {
         place.hand_over();
         self.registry.insert(|id| {
             let member = Arc::new(Member {
@@ -66,6 +73,7 @@ impl Hub {
                 counters: Default::default(),
                 created: now,
                 profile,
+                deflate,
             });
             member.counters.touch(now);
             let weak = Arc::downgrade(&member);

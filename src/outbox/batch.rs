@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 
 use super::Buffered;
-use crate::message::Message;
+use crate::message::{Message, Outgoing};
 use crate::ws::{Header, Opcode};
 
 /// A lone payload from here on is sent from where it is, by a vectored write. Measured with echoes
@@ -52,6 +52,8 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     large: Vec<Large>,
     large_bytes: usize,
+    /// Of the large ones, how many are to be compressed.
+    raw: usize,
     sent: usize,
     /// What it carries of the outbox's messages.
     carried: Buffered,
@@ -61,6 +63,8 @@ struct Large {
     /// How much of `bytes` comes before it.
     at: usize,
     payload: Bytes,
+    /// It has no header yet, and is to be compressed.
+    deflate: Option<Opcode>,
 }
 
 impl Batch {
@@ -88,6 +92,7 @@ impl Batch {
         self.bytes.clear();
         self.large.clear();
         self.large_bytes = 0;
+        self.raw = 0;
         self.sent = 0;
         self.carried = Buffered::default();
     }
@@ -95,11 +100,12 @@ impl Batch {
     /// Whether further messages belong into another batch.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() + self.large_bytes >= CORK || self.large.len() >= MAX_LARGE
+        self.bytes.len() + self.large_bytes >= CORK || self.large.len() - self.raw >= MAX_LARGE
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, message: Message) {
+    pub(crate) fn push(&mut self, outgoing: Outgoing) {
+        let Outgoing { message, compress } = outgoing;
         let payload = message.as_bytes();
         let opcode = match message {
             Message::Text(_) => Opcode::Text,
@@ -107,14 +113,70 @@ impl Batch {
         };
         self.carried.messages += 1;
         self.carried.bytes += payload.len();
+        if compress {
+            return self.push_raw(opcode, message.into_bytes());
+        }
+        self.push_frame(opcode, message)
+    }
+
+    /// Only the driver has what it takes to compress it.
+    #[cold]
+    fn push_raw(&mut self, opcode: Opcode, payload: Bytes) {
+        self.raw += 1;
+        self.large_bytes += payload.len();
+        self.large.push(Large { at: self.bytes.len(), payload, deflate: Some(opcode) });
+    }
+
+    #[inline]
+    fn push_frame(&mut self, opcode: Opcode, message: Message) {
+        let payload = message.as_bytes();
         let large = if self.is_empty() { LONE } else { LARGE };
         Header::new(opcode, payload.len()).append_to(&mut self.bytes);
         if payload.len() < large {
             self.bytes.extend_from_slice(payload);
         } else {
             self.large_bytes += payload.len();
-            self.large.push(Large { at: self.bytes.len(), payload: message.into_bytes() });
+            let payload = message.into_bytes();
+            self.large.push(Large { at: self.bytes.len(), payload, deflate: None });
         }
+    }
+
+    /// Whether some of it must be compressed before it can be sent.
+    pub(crate) fn is_raw(&self) -> bool {
+        self.raw > 0
+    }
+
+    /// The same batch, ready to be sent. `deflate` appends a compressed payload to a buffer, or says
+    /// that this makes it no smaller.
+    pub(crate) fn deflated(
+        mut self: Box<Self>,
+        mut deflate: impl FnMut(&[u8], &mut Vec<u8>) -> bool,
+    ) -> Box<Self> {
+        let mut ready = Self::take();
+        ready.carried = self.carried;
+        let mut compressed = Vec::new();
+        let mut from = 0;
+        for Large { at, payload, deflate: raw } in self.large.drain(..) {
+            ready.bytes.extend_from_slice(&self.bytes[from..at]);
+            from = at;
+            let Some(opcode) = raw else {
+                ready.large_bytes += payload.len();
+                ready.large.push(Large { at: ready.bytes.len(), payload, deflate: None });
+                continue;
+            };
+            compressed.clear();
+            if deflate(&payload, &mut compressed) {
+                Header::new(opcode, compressed.len()).compressed().append_to(&mut ready.bytes);
+                ready.bytes.extend_from_slice(&compressed);
+            } else {
+                // Not by a vectored write: there may be more of them than slices.
+                Header::new(opcode, payload.len()).append_to(&mut ready.bytes);
+                ready.bytes.extend_from_slice(&payload);
+            }
+        }
+        ready.bytes.extend_from_slice(&self.bytes[from..]);
+        self.give();
+        ready
     }
 
     pub(crate) fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {
@@ -214,7 +276,7 @@ mod tests {
             let mut control = Batch::take();
             control.push_control(Opcode::Pong, b"hi");
             let mut batch = Batch::take();
-            messages.iter().cloned().for_each(|message| batch.push(message));
+            messages.iter().cloned().for_each(|message| batch.push(message.uncompressed()));
             let mut batch = control.before(Some(batch));
             let mut received = Vec::new();
             while !batch.is_empty() {
@@ -239,7 +301,7 @@ mod tests {
     fn a_full_batch_still_fits_into_the_memory_that_is_kept() {
         let mut batch = Batch::default();
         while !batch.is_full() {
-            batch.push(vec![0; LONE - 1].into());
+            batch.push(Message::from(vec![0; LONE - 1]).uncompressed());
         }
         batch.push_control(Opcode::Ping, &[0; 125]);
         batch.push_control(Opcode::Close, &[0; 125]);

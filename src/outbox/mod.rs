@@ -16,7 +16,7 @@ use std::task::Waker;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
-use crate::message::Message;
+use crate::message::Outgoing;
 use crate::ws::CloseFrame;
 
 pub(crate) use batch::{Batch, MAX_SLICES};
@@ -82,13 +82,13 @@ struct Rare {
 }
 
 impl State {
-    fn push(&mut self, message: Message) {
+    fn push(&mut self, outgoing: Outgoing) {
         // A stalled session has small batches of its own; see `Outbox::park`.
         let stalled = self.stalled;
         let batch = self
             .filling
             .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
-        batch.push(message);
+        batch.push(outgoing);
         if batch.is_full() {
             let full = self.full.get_or_insert_default();
             full.extend(self.filling.take());
@@ -142,21 +142,22 @@ impl Outbox {
 
     /// Queues a message, or gives it back.
     #[inline]
-    pub(crate) fn try_push(&self, message: Message, bounds: Bounds) -> Result<(), SendError> {
+    pub(crate) fn try_push(&self, outgoing: Outgoing, bounds: Bounds) -> Result<(), SendError> {
+        let message = &outgoing.message;
         let mut state = self.lock();
         if state.closed {
-            return Err(SendError::Closed(message));
+            return Err(SendError::Closed(outgoing.message));
         }
         let Buffered { messages, bytes } = state.buffered;
         let fits =
             messages < bounds.messages && bytes.saturating_add(message.len()) <= bounds.bytes;
         // A message larger than the whole bound is taken when it is alone.
         if !fits && messages > 0 {
-            return Err(SendError::Full(message));
+            return Err(SendError::Full(outgoing.message));
         }
         state.buffered.messages += 1;
         state.buffered.bytes += message.len();
-        state.push(message);
+        state.push(outgoing);
         let waker = self.unpark(&state);
         drop(state);
         waker.into_iter().for_each(Waker::wake);
@@ -351,6 +352,7 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
+    use crate::message::Message;
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -361,43 +363,47 @@ mod tests {
         }
     }
 
+    fn plain(message: impl Into<Message>) -> Outgoing {
+        message.into().uncompressed()
+    }
+
     const BOUNDS: Bounds = Bounds { messages: 3, bytes: 10 };
 
     #[test]
     fn both_bounds_hold_and_the_message_comes_back() {
         let outbox = Outbox::new();
-        outbox.try_push("12345".into(), BOUNDS).unwrap();
-        match outbox.try_push("123456".into(), BOUNDS) {
+        outbox.try_push(plain("12345"), BOUNDS).unwrap();
+        match outbox.try_push(plain("123456"), BOUNDS) {
             Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("123456")),
             other => panic!("{other:?}"),
         }
-        outbox.try_push("".into(), BOUNDS).unwrap();
-        outbox.try_push("".into(), BOUNDS).unwrap();
-        assert!(matches!(outbox.try_push("".into(), BOUNDS), Err(SendError::Full(_))));
+        outbox.try_push(plain(""), BOUNDS).unwrap();
+        outbox.try_push(plain(""), BOUNDS).unwrap();
+        assert!(matches!(outbox.try_push(plain(""), BOUNDS), Err(SendError::Full(_))));
         assert_eq!(outbox.buffered(), Buffered { messages: 3, bytes: 5 });
     }
 
     #[test]
     fn a_message_larger_than_the_bound_is_taken_alone() {
         let outbox = Outbox::new();
-        outbox.try_push(vec![0; 1000].into(), BOUNDS).unwrap();
-        assert!(outbox.try_push("x".into(), BOUNDS).is_err());
+        outbox.try_push(plain(vec![0; 1000]), BOUNDS).unwrap();
+        assert!(outbox.try_push(plain("x"), BOUNDS).is_err());
     }
 
     #[test]
     fn what_was_taken_counts_until_it_is_written() {
         let outbox = Outbox::new();
         for _ in 0..3 {
-            outbox.try_push("ab".into(), BOUNDS).unwrap();
+            outbox.try_push(plain("ab"), BOUNDS).unwrap();
         }
         let taken = outbox.take(Buffered::default());
         assert!(taken.last);
-        assert!(outbox.try_push("c".into(), BOUNDS).is_err());
+        assert!(outbox.try_push(plain("c"), BOUNDS).is_err());
         let written = taken.batch.unwrap().carried();
         assert_eq!(written, Buffered { messages: 3, bytes: 6 });
         assert!(outbox.take(written).batch.is_none());
         assert_eq!(outbox.buffered(), Buffered::default());
-        outbox.try_push("c".into(), BOUNDS).unwrap();
+        outbox.try_push(plain("c"), BOUNDS).unwrap();
     }
 
     #[test]
@@ -405,18 +411,18 @@ mod tests {
         let outbox = Outbox::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        outbox.try_push("a".into(), BOUNDS).unwrap();
+        outbox.try_push(plain("a"), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
         assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
         assert!(outbox.take(Buffered::default()).batch.is_some());
         assert!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false));
-        outbox.try_push("b".into(), BOUNDS).unwrap();
-        outbox.try_push("c".into(), BOUNDS).unwrap();
+        outbox.try_push(plain("b"), BOUNDS).unwrap();
+        outbox.try_push(plain("c"), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         drop(outbox.take(Buffered::default()));
         assert!(outbox.park(Buffered::default(), &waker, false));
         outbox.awake();
-        outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
+        outbox.try_push(plain("d"), Bounds { messages: 9, bytes: 99 }).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
     }
 
@@ -425,11 +431,11 @@ mod tests {
         let outbox = Outbox::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        outbox.try_push("abc".into(), BOUNDS).unwrap();
+        outbox.try_push(plain("abc"), BOUNDS).unwrap();
         let batch = outbox.take_and_park(Buffered::default(), &waker).unwrap().unwrap();
         assert_eq!(outbox.buffered(), Buffered::default());
         assert!(outbox.is_parked());
-        outbox.try_push("d".into(), BOUNDS).unwrap();
+        outbox.try_push(plain("d"), BOUNDS).unwrap();
         assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
@@ -461,7 +467,7 @@ mod tests {
             |reason| Request::Close(CloseFrame::new(crate::message::CloseCode::NORMAL, reason));
         outbox.request(close("first"));
         outbox.request(close("second"));
-        assert!(matches!(outbox.try_push("x".into(), BOUNDS), Err(SendError::Closed(_))));
+        assert!(matches!(outbox.try_push(plain("x"), BOUNDS), Err(SendError::Closed(_))));
         assert!(!outbox.ping(b"x"));
         match outbox.take(Buffered::default()).request() {
             Some(Request::Close(close)) => assert_eq!(close.reason.as_str(), "first"),
@@ -476,7 +482,7 @@ mod tests {
         let outbox = Outbox::new();
         let bounds = Bounds { messages: 1000, bytes: usize::MAX };
         for i in 0..=255_u8 {
-            outbox.try_push(vec![i; 4000].into(), bounds).unwrap();
+            outbox.try_push(plain(vec![i; 4000]), bounds).unwrap();
         }
         let (mut all, mut batches) = (Vec::new(), 0);
         loop {

@@ -10,6 +10,8 @@ use super::crew::{Crew, Duty};
 use super::handle::{Report, ServerHandle};
 use super::signals::Interrupts;
 use crate::config::Config;
+#[cfg(feature = "deflate")]
+use crate::config::Deflate;
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -89,6 +91,14 @@ impl<H> Builder<H> {
     /// Which browser origins may connect; without this call only the server's own.
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.config.origins = origins;
+        self
+    }
+
+    /// Compresses messages for the clients that offer permessage-deflate; without this call no
+    /// message is compressed.
+    #[cfg(feature = "deflate")]
+    pub fn deflate(mut self, deflate: Deflate) -> Self {
+        self.config.deflate = Some(deflate);
         self
     }
 
@@ -318,6 +328,23 @@ fn check(config: &Config) -> Result<usize> {
     for (name, number) in numbers {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
+        }
+    }
+    #[cfg(feature = "deflate")]
+    if let Some(deflate) = &config.deflate {
+        let window = Deflate::MIN_WINDOW_BITS..=Deflate::MAX_WINDOW_BITS;
+        let settings = [
+            ("deflate.level", deflate.level, 0..=9),
+            ("deflate.server_window_bits", deflate.server_window_bits, window.clone()),
+            ("deflate.client_window_bits", deflate.client_window_bits, window),
+        ];
+        for (name, value, allowed) in settings {
+            if !allowed.contains(&value) {
+                let (least, most) = (allowed.start(), allowed.end());
+                return Err(Error::Config(format!(
+                    "{name} is {value}: it must be between {least} and {most}"
+                )));
+            }
         }
     }
     if let Some(entry) = config.origins.invalid_entry() {

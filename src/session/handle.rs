@@ -13,7 +13,7 @@ use event_listener::EventListener;
 
 use crate::error::SendError;
 use crate::hub::{Hub, Member, SessionId};
-use crate::message::{CloseCode, Message};
+use crate::message::{CloseCode, Message, Outgoing};
 use crate::outbox::{Buffered, Request};
 use crate::shutdown::Shutdown;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
@@ -86,8 +86,9 @@ impl Session {
     /// # Cancel safety
     ///
     /// Safe: a dropped future has either queued the whole message or nothing of it.
-    pub fn send(&self, message: impl Into<Message>) -> Sending<'_> {
-        Sending { session: self, message: Some(message.into()), room: None }
+    pub fn send(&self, message: impl Into<Outgoing>) -> Sending<'_> {
+        let Outgoing { message, compress } = message.into();
+        Sending { session: self, message: Some(message), compress, room: None }
     }
 
     /// Queues a message for the peer if there is room now. Never waits.
@@ -95,8 +96,15 @@ impl Session {
     /// # Errors
     ///
     /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
-    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), SendError> {
-        self.0.outbox.try_push(message.into(), self.0.hub.outbox_bounds())
+    pub fn try_send(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
+        let Outgoing { message, compress } = message.into();
+        self.try_push(message, compress)
+    }
+
+    #[inline]
+    fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
+        let compress = compress && self.0.deflates(message.len());
+        self.0.outbox.try_push(Outgoing { message, compress }, self.0.hub.outbox_bounds())
     }
 
     /// Sends a ping, ahead of every queued message; the server sends its own when the peer is
@@ -198,6 +206,7 @@ pub struct Sending<'a> {
     session: &'a Session,
     /// `None` when it has been queued or given back.
     message: Option<Message>,
+    compress: bool,
     /// Hears when there is room.
     room: Option<EventListener>,
 }
@@ -209,16 +218,16 @@ impl Future for Sending<'_> {
     ///
     /// When it is polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let member = &*self.session.0;
+        let session = self.session;
         loop {
             let message = self.message.take().expect("polled after it was ready");
-            match member.outbox.try_push(message, member.hub.outbox_bounds()) {
+            match session.try_push(message, self.compress) {
                 Err(SendError::Full(message)) => self.message = Some(message),
                 done => return Poll::Ready(done),
             }
             // Listening first, then trying again: room that is made in between is not missed.
             match &mut self.room {
-                None => self.room = Some(member.outbox.room()),
+                None => self.room = Some(session.0.outbox.room()),
                 Some(room) => {
                     ready!(Pin::new(room).poll(cx));
                     self.room = None;

@@ -17,7 +17,9 @@ use crate::message::{CloseCode, Message, Text};
 use crate::outbox::{Batch, Buffered, MAX_SLICES, Request};
 use crate::shutdown;
 use crate::transport::Transport;
-use crate::ws::{Bounds, CloseFrame, Codec, Event, Opcode, Violation, close_payload};
+use crate::ws::{
+    Bounds, CloseFrame, Codec, Contexts, Event, Opcode, Violation, close_payload, deflate,
+};
 
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
 /// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
@@ -43,6 +45,8 @@ pub(crate) struct Link {
     worker: Rc<Worker>,
     session: Session,
     codec: Codec,
+    /// Only with context takeover.
+    contexts: Option<Box<Contexts>>,
     /// What has been read and not yet been parsed, from `at` on. Empty and without memory while
     /// the session waits, unless a handler is behind.
     input: Vec<u8>,
@@ -135,6 +139,7 @@ impl Link {
             worker: Rc::clone(worker),
             session: Session::new(Arc::clone(member)),
             codec: Codec::default(),
+            contexts: None,
             input,
             at: 0,
             batch: None,
@@ -280,11 +285,14 @@ impl Link {
                 return None;
             }
             let limits = &self.session.member().hub.config.limits;
-            let bounds =
-                Bounds { message_bytes: limits.message_bytes, fragments: limits.fragments };
+            let bounds = Bounds {
+                message_bytes: limits.message_bytes,
+                fragments: limits.fragments,
+                deflate: self.session.member().deflate,
+            };
             let mut rest = &mut self.input[self.at..];
             let before = rest.len();
-            let event = self.codec.next(&mut rest, &bounds);
+            let event = self.codec.next(&mut rest, &bounds, &mut self.contexts);
             self.at += before - rest.len();
             self.frames_left -= 1;
             match event {
@@ -426,6 +434,7 @@ impl Link {
                 self.written = Buffered::default();
                 self.prepaid = true;
                 self.batch = batch;
+                self.deflate();
                 return true;
             }
         }
@@ -471,7 +480,29 @@ impl Link {
             self.stage = Stage::ClosingBatch;
         }
         self.batch = taken.batch;
+        self.deflate();
         taken.last
+    }
+
+    /// Compresses what is to be compressed of the batch.
+    #[inline]
+    fn deflate(&mut self) {
+        if self.batch.as_ref().is_some_and(|batch| batch.is_raw()) {
+            self.deflate_batch();
+        }
+    }
+
+    #[cold]
+    fn deflate_batch(&mut self) {
+        let member = self.session.member();
+        let (Some(batch), Some(agreement)) = (self.batch.take(), member.deflate) else {
+            return;
+        };
+        let level = member.hub.config.deflate_level();
+        let contexts = &mut self.contexts;
+        let batch =
+            batch.deflated(|payload, out| deflate(payload, out, agreement, level, contexts));
+        self.batch = Some(batch);
     }
 
     /// The kernel has the whole batch.

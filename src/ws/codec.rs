@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::deflate::{self, Agreement, Contexts};
 use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
 use super::mask::{rotate, unmask, unmasked};
 use super::utf8::Utf8;
@@ -10,8 +11,11 @@ use crate::message::{CloseCode, Message};
 /// What one message may cost.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
+    /// After inflation, too.
     pub(crate) message_bytes: usize,
     pub(crate) fragments: u32,
+    /// Whether messages may be compressed, and how.
+    pub(crate) deflate: Option<Agreement>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -31,8 +35,9 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
+    const RESERVED_BIT: Self = Self::protocol("reserved bit set without an extension");
     const NOT_UTF8: Self = Self { code: CloseCode::INVALID_DATA, reason: "text is not UTF-8" };
-    const TOO_BIG: Self = Self { code: CloseCode::TOO_BIG, reason: "message too big" };
+    pub(super) const TOO_BIG: Self = Self { code: CloseCode::TOO_BIG, reason: "message too big" };
     const FRAGMENTS: Self = Self { code: CloseCode::POLICY, reason: "too many fragments" };
 
     const fn protocol(reason: &'static str) -> Self {
@@ -82,27 +87,37 @@ struct Assembly {
 enum Payload {
     Text(Utf8),
     Binary(Vec<u8>),
+    /// Decompressed when it is whole: a decompressor that many sessions share cannot be kept waiting
+    /// for the rest of one message.
+    Deflated {
+        opcode: Opcode,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Assembly {
     fn len(&self) -> usize {
         match &self.payload {
             Payload::Text(text) => text.len(),
-            Payload::Binary(bytes) => bytes.len(),
+            Payload::Binary(bytes) | Payload::Deflated { bytes, .. } => bytes.len(),
         }
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         match &mut self.payload {
             Payload::Text(text) => text.push(bytes).map_err(|_| Violation::NOT_UTF8),
-            Payload::Binary(binary) => {
-                binary.extend_from_slice(bytes);
+            Payload::Binary(kept) | Payload::Deflated { bytes: kept, .. } => {
+                kept.extend_from_slice(bytes);
                 Ok(())
             }
         }
     }
 
-    fn finish(self) -> Result<Message, Violation> {
+    fn finish(
+        self,
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Message, Violation> {
         match self.payload {
             Payload::Text(text) => {
                 let mut text = text.finish().map_err(|_| Violation::NOT_UTF8)?;
@@ -113,8 +128,29 @@ impl Assembly {
                 bytes.shrink_to_fit();
                 Ok(Message::from(bytes))
             }
+            Payload::Deflated { opcode, bytes } => inflated(opcode, &bytes, bounds, contexts),
         }
     }
+}
+
+/// A whole message that came compressed.
+#[cold]
+fn inflated(
+    opcode: Opcode,
+    compressed: &[u8],
+    bounds: &Bounds,
+    contexts: &mut Option<Box<Contexts>>,
+) -> Result<Message, Violation> {
+    // The header was refused otherwise.
+    let Some(agreement) = bounds.deflate else {
+        return Err(Violation::RESERVED_BIT);
+    };
+    let bytes = deflate::inflate(compressed, bounds.message_bytes, agreement, contexts)?;
+    if opcode != Opcode::Text {
+        return Ok(Message::from(bytes));
+    }
+    simdutf8::basic::from_utf8(&bytes).map_err(|_| Violation::NOT_UTF8)?;
+    String::from_utf8(bytes).map(Message::from).map_err(|_| Violation::NOT_UTF8)
 }
 
 impl Codec {
@@ -129,8 +165,9 @@ impl Codec {
         &mut self,
         input: &mut &mut [u8],
         bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
-        let event = self.next_unless_broken(input, bounds);
+        let event = self.next_unless_broken(input, bounds, contexts);
         if event.is_err() {
             *self = Self { state: State::Closed, ..Self::default() };
         }
@@ -142,28 +179,29 @@ impl Codec {
         &mut self,
         input: &mut &mut [u8],
         bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
         // The common case first: a whole message in one frame, with nothing pending.
         if matches!(self.state, State::Between) {
-            if let Some(header) = frame::parse(input).map_err(Violation::protocol)? {
+            if let Some(header) = parse(input, bounds).map_err(Violation::protocol)? {
                 self.check(&header, bounds)?;
                 // `check` has bounded the payload by a `usize`.
                 let payload = header.payload as usize;
                 if input.len() - header.len >= payload {
                     take(input, header.len);
                     let payload = take(input, payload);
-                    if header.opcode == Opcode::Binary && header.fin {
+                    if header.opcode == Opcode::Binary && header.fin && !header.compressed {
                         let bytes = unmasked(payload, header.mask);
                         return Ok(Some(Event::Message(Message::from(bytes))));
                     }
                     unmask(payload, header.mask);
-                    if let Some(event) = self.whole(&header, payload)? {
+                    if let Some(event) = self.whole(&header, payload, bounds, contexts)? {
                         return Ok(Some(event));
                     }
                 }
             }
         }
-        self.next_slowly(input, bounds)
+        self.next_slowly(input, bounds, contexts)
     }
 
     /// Everything else: headers and payloads that arrive in pieces, fragments, the end.
@@ -172,6 +210,7 @@ impl Codec {
         &mut self,
         input: &mut &mut [u8],
         bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
         while !input.is_empty() {
             let event = match &mut self.state {
@@ -180,11 +219,11 @@ impl Codec {
                     take(input, input.len());
                     None
                 }
-                State::Between | State::Header { .. } => match self.read_header(input)? {
+                State::Between | State::Header { .. } => match self.read_header(input, bounds)? {
                     None => None,
                     Some(header) => {
                         self.check(&header, bounds)?;
-                        self.begin(&header)?
+                        self.begin(&header, bounds, contexts)?
                     }
                 },
                 State::Payload(frame) => {
@@ -199,7 +238,7 @@ impl Codec {
                     } else if let Some(message) = &mut self.message {
                         message.push(piece)?;
                     }
-                    if over { self.end(opcode, fin)? } else { None }
+                    if over { self.end(opcode, fin, bounds, contexts)? } else { None }
                 }
             };
             if event.is_some() {
@@ -210,10 +249,14 @@ impl Codec {
     }
 
     /// A header that may have begun in earlier input. It is consumed even if it is incomplete.
-    fn read_header(&mut self, input: &mut &mut [u8]) -> Result<Option<Received>, Violation> {
+    fn read_header(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+    ) -> Result<Option<Received>, Violation> {
         let (mut bytes, mut len) = match self.state {
             State::Header { bytes, len } => (bytes, usize::from(len)),
-            _ => match frame::parse(input).map_err(Violation::protocol)? {
+            _ => match parse(input, bounds).map_err(Violation::protocol)? {
                 None => ([0; MAX_HEADER], 0),
                 Some(header) => {
                     take(input, header.len);
@@ -225,7 +268,7 @@ impl Codec {
             // A header is complete with at most `MAX_HEADER` bytes, so there is always room.
             bytes[len..=len].copy_from_slice(take(input, 1));
             len += 1;
-            let header = frame::parse(&bytes[..len]).map_err(Violation::protocol)?;
+            let header = parse(&bytes[..len], bounds).map_err(Violation::protocol)?;
             if header.is_some() {
                 self.state = State::Between;
                 return Ok(header);
@@ -261,15 +304,25 @@ impl Codec {
 
     /// A frame all of which is there, but a binary message.
     #[inline]
-    fn whole(&mut self, header: &Received, payload: &mut [u8]) -> Result<Option<Event>, Violation> {
+    fn whole(
+        &mut self,
+        header: &Received,
+        payload: &[u8],
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
         match header.opcode {
+            Opcode::Text | Opcode::Binary if header.fin && header.compressed => {
+                let message = inflated(header.opcode, payload, bounds, contexts)?;
+                Ok(Some(Event::Message(message)))
+            }
             Opcode::Text if header.fin => {
                 let text = simdutf8::basic::from_utf8(payload).map_err(|_| Violation::NOT_UTF8)?;
                 Ok(Some(Event::Message(Message::from(text))))
             }
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                self.fragment(header.opcode).push(payload)?;
-                self.end(header.opcode, header.fin)
+                self.fragment(header).push(payload)?;
+                self.end(header.opcode, header.fin, bounds, contexts)
             }
             Opcode::Close | Opcode::Ping | Opcode::Pong => {
                 self.control(header.opcode, payload).map(Some)
@@ -278,12 +331,17 @@ impl Codec {
     }
 
     /// Starts to receive the payload of a frame; one without a payload is complete.
-    fn begin(&mut self, header: &Received) -> Result<Option<Event>, Violation> {
+    fn begin(
+        &mut self,
+        header: &Received,
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
         if !header.opcode.is_control() {
-            self.fragment(header.opcode);
+            self.fragment(header);
         }
         if header.payload == 0 {
-            return self.end(header.opcode, header.fin);
+            return self.end(header.opcode, header.fin, bounds, contexts);
         }
         self.state = State::Payload(Frame {
             remaining: usize::try_from(header.payload).map_err(|_| Violation::TOO_BIG)?,
@@ -295,9 +353,10 @@ impl Codec {
     }
 
     /// Counts a fragment of the current message, or of a new one.
-    fn fragment(&mut self, opcode: Opcode) -> &mut Assembly {
+    fn fragment(&mut self, header: &Received) -> &mut Assembly {
         let message = self.message.get_or_insert_with(|| {
-            let payload = match opcode {
+            let payload = match header.opcode {
+                opcode if header.compressed => Payload::Deflated { opcode, bytes: Vec::new() },
                 Opcode::Text => Payload::Text(Utf8::default()),
                 _ => Payload::Binary(Vec::new()),
             };
@@ -308,14 +367,20 @@ impl Codec {
     }
 
     /// The payload of a frame is complete, and has been kept.
-    fn end(&mut self, opcode: Opcode, fin: bool) -> Result<Option<Event>, Violation> {
+    fn end(
+        &mut self,
+        opcode: Opcode,
+        fin: bool,
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
         self.state = State::Between;
         if opcode.is_control() {
             let payload = self.control.take().unwrap_or_default();
             return self.control(opcode, &payload).map(Some);
         }
         match self.message.take_if(|_| fin) {
-            Some(message) => Ok(Some(Event::Message(message.finish()?))),
+            Some(message) => Ok(Some(Event::Message(message.finish(bounds, contexts)?))),
             None => Ok(None),
         }
     }
@@ -330,6 +395,12 @@ impl Codec {
             }
         }
     }
+}
+
+/// A header, if it is all there.
+#[inline]
+fn parse(bytes: &[u8], bounds: &Bounds) -> Result<Option<Received>, &'static str> {
+    frame::parse(bytes, bounds.deflate.is_some())
 }
 
 /// Takes `len` bytes from the front of `input`.
@@ -364,7 +435,7 @@ impl Codec {
         let message = self.message.as_deref().map_or(0, |message| {
             let payload = match &message.payload {
                 Payload::Text(text) => text.capacity(),
-                Payload::Binary(bytes) => bytes.capacity(),
+                Payload::Binary(bytes) | Payload::Deflated { bytes, .. } => bytes.capacity(),
             };
             size_of::<Assembly>() + payload
         });

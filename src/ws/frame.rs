@@ -6,6 +6,9 @@ use crate::message::{CloseCode, Text};
 pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
 
 const FIN: u8 = 0x80;
+/// The first frame of a compressed message (RFC 7692 section 6).
+const COMPRESSED: u8 = 0x40;
+const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 
 /// What a frame carries (RFC 6455 section 5.2).
@@ -30,6 +33,10 @@ impl Opcode {
             10 => Some(Self::Pong),
             _ => None,
         }
+    }
+
+    const fn begins_a_message(self) -> bool {
+        matches!(self, Self::Text | Self::Binary)
     }
 
     pub(super) const fn is_control(self) -> bool {
@@ -65,6 +72,12 @@ impl Header {
         Self { bytes, len }
     }
 
+    /// The same, of a message that is compressed.
+    pub(crate) fn compressed(mut self) -> Self {
+        self.bytes[0] |= COMPRESSED;
+        self
+    }
+
     /// Appends the header. The two sizes that matter are of constant length to the compiler.
     #[inline]
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
@@ -86,6 +99,7 @@ impl Header {
 pub(super) struct Received {
     pub(super) opcode: Opcode,
     pub(super) fin: bool,
+    pub(super) compressed: bool,
     pub(super) mask: [u8; 4],
     pub(super) payload: u64,
     /// Bytes of the header itself.
@@ -98,21 +112,23 @@ pub(super) const MAX_HEADER: usize = 14;
 /// Reads a header from the beginning of `bytes`; `None` if more of it must arrive first.
 ///
 /// Every rule that needs no knowledge of earlier frames is checked here, each as soon as its byte
-/// is there.
+/// is there. `deflate`: permessage-deflate has been agreed on.
 #[inline]
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<Received>, &'static str> {
+pub(super) fn parse(bytes: &[u8], deflate: bool) -> Result<Option<Received>, &'static str> {
     let Some(&first) = bytes.first() else {
         return Ok(None);
     };
-    // No extension is negotiated, so all three bits are reserved (RFC 6455 section 5.2).
-    // permessage-deflate will allow the first on the first frame of a message.
-    if first & 0x70 != 0 {
-        return Err("reserved bit set without an extension");
-    }
     let fin = first & FIN != 0;
     let Some(opcode) = Opcode::from_bits(first & 0x0F) else {
         return Err("reserved opcode");
     };
+    // Without an extension all three bits are reserved (RFC 6455 section 5.2); permessage-deflate
+    // has the first of them, on the first frame of a message (RFC 7692 section 6.1).
+    let reserved = first & RESERVED;
+    let compressed = reserved == COMPRESSED && deflate && opcode.begins_a_message();
+    if reserved != 0 && !compressed {
+        return Err("reserved bit set without an extension");
+    }
     if opcode.is_control() && !fin {
         return Err("fragmented control frame");
     }
@@ -146,7 +162,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Received>, &'static str> {
     let Some(mask) = bytes.get(mask_at..mask_at + 4) else {
         return Ok(None);
     };
-    Ok(Some(Received { opcode, fin, mask: array(mask), payload, len: mask_at + 4 }))
+    Ok(Some(Received { opcode, fin, compressed, mask: array(mask), payload, len: mask_at + 4 }))
 }
 
 /// Copies a slice of exactly `N` bytes; a slice of another length gives zeros.
@@ -203,22 +219,22 @@ mod tests {
     fn a_header_is_complete_only_with_its_last_byte() {
         let header = [0x81, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4];
         for end in 0..header.len() {
-            assert_eq!(parse(&header[..end]), Ok(None), "{end}");
+            assert_eq!(parse(&header[..end], false), Ok(None), "{end}");
         }
-        let received = parse(&header).unwrap().unwrap();
+        let received = parse(&header, false).unwrap().unwrap();
         assert_eq!((received.payload, received.mask, received.len), (65_536, [1, 2, 3, 4], 14));
     }
 
     #[test]
     fn a_rule_is_broken_as_soon_as_its_byte_is_there() {
         for first in [0xC1, 0xA1, 0x91, 0x83, 0x8B, 0x08, 0x09, 0x0A] {
-            assert!(parse(&[first]).is_err(), "{first:#x}");
+            assert!(parse(&[first], false).is_err(), "{first:#x}");
         }
-        assert!(parse(&[0x81, 0x05]).is_err(), "not masked");
-        assert!(parse(&[0x89, 0x80 | 126]).is_err(), "long ping");
-        assert!(parse(&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0]).is_err(), "top bit");
-        assert!(parse(&[0x82, 0xFE, 0, 125]).is_err(), "not minimal");
-        assert!(parse(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF]).is_err(), "not minimal");
+        assert!(parse(&[0x81, 0x05], false).is_err(), "not masked");
+        assert!(parse(&[0x89, 0x80 | 126], false).is_err(), "long ping");
+        assert!(parse(&[0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], false).is_err(), "top bit");
+        assert!(parse(&[0x82, 0xFE, 0, 125], false).is_err(), "not minimal");
+        assert!(parse(&[0x82, 0xFF, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF], false).is_err(), "not minimal");
     }
 
     #[test]

@@ -7,6 +7,11 @@
 //! was cut into reads.
 
 mod codec;
+#[cfg(feature = "deflate")]
+mod deflate;
+#[cfg(not(feature = "deflate"))]
+#[path = "deflate_off.rs"]
+mod deflate;
 mod frame;
 mod mask;
 mod utf8;
@@ -15,4 +20,5 @@ mod utf8;
 mod tests;
 
 pub(crate) use codec::{Bounds, Codec, Event, Violation};
+pub(crate) use deflate::{Agreement, Contexts, deflate};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};

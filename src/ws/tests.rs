@@ -13,7 +13,7 @@ use super::{Bounds, CloseFrame, Codec, Event, Violation};
 use crate::message::{CloseCode, Message};
 
 /// The defaults of the configuration.
-const BOUNDS: Bounds = Bounds { message_bytes: 64 * 1024, fragments: 1024 };
+const BOUNDS: Bounds = Bounds { message_bytes: 64 * 1024, fragments: 1024, deflate: None };
 
 /// The mask of RFC 6455's examples.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
@@ -72,6 +72,7 @@ impl Lcg {
 
 fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, bounds: &Bounds) -> Outcome {
     let mut codec = Codec::default();
+    let mut contexts = None;
     let mut outcome = Outcome::default();
     let mut fed = 0;
     for piece in pieces {
@@ -79,7 +80,7 @@ fn feed<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, bounds: &Bounds) -> Outc
         let mut piece = piece.to_vec();
         let mut rest = &mut piece[..];
         loop {
-            match codec.next(&mut rest, bounds) {
+            match codec.next(&mut rest, bounds, &mut contexts) {
                 Ok(Some(event)) => outcome.events.push(event),
                 Ok(None) => break,
                 Err(violation) => {
@@ -150,7 +151,7 @@ fn refused_after(bytes: &[u8], bounds: &Bounds) -> usize {
     let mut codec = Codec::default();
     let refused = bytes.iter().position(|byte| {
         let mut piece = [*byte];
-        codec.next(&mut &mut piece[..], bounds).is_err()
+        codec.next(&mut &mut piece[..], bounds, &mut None).is_err()
     });
     refused.expect("the stream is refused") + 1
 }
@@ -337,7 +338,7 @@ fn a_length_that_overflows_the_sum_is_too_big() {
     stream.extend(header64(LAST, u64::MAX >> 1));
     violates(&stream, 1009);
     // Without a limit it is only a frame that never ends.
-    let unlimited = Bounds { message_bytes: usize::MAX, fragments: u32::MAX };
+    let unlimited = Bounds { message_bytes: usize::MAX, fragments: u32::MAX, ..BOUNDS };
     stream.extend(b"some of it");
     assert_eq!(outcomes_within(&stream, &unlimited), Outcome::default());
 }
@@ -409,11 +410,11 @@ fn a_claim_of_16_mib_reserves_nothing() {
     for first in [TEXT, BINARY, TEXT_BEGINS, BINARY_BEGINS] {
         let mut codec = Codec::default();
         let mut stream = header64(first, CLAIM);
-        assert_eq!(codec.next(&mut &mut stream[..], &bounds), Ok(None));
+        assert_eq!(codec.next(&mut &mut stream[..], &bounds, &mut None), Ok(None));
         assert!(codec.heap_bytes() <= FIXED, "{} bytes", codec.heap_bytes());
         // And then it grows with what arrives, however much is announced.
         let mut piece = [MASK[0] ^ b'x'];
-        assert_eq!(codec.next(&mut &mut piece[..], &bounds), Ok(None));
+        assert_eq!(codec.next(&mut &mut piece[..], &bounds, &mut None), Ok(None));
         assert!(codec.heap_bytes() <= 2 + FIXED, "{} bytes", codec.heap_bytes());
     }
 }
@@ -432,7 +433,8 @@ fn between_two_messages_nothing_is_held() {
     let mut events = 0;
     for byte in stream {
         let mut piece = [byte];
-        events += usize::from(codec.next(&mut &mut piece[..], &BOUNDS).unwrap().is_some());
+        events +=
+            usize::from(codec.next(&mut &mut piece[..], &BOUNDS, &mut None).unwrap().is_some());
     }
     assert_eq!((events, codec.heap_bytes()), (4, 0));
 }
@@ -818,7 +820,7 @@ fn every_pair_of_first_bytes_means_the_same_whole_and_byte_by_byte() {
 fn any_stream_at_all_means_the_same_however_it_is_cut() {
     let mut lcg = Lcg(6455);
     let (mut valid, mut damaged) = (0, 0);
-    let bounds = Bounds { message_bytes: 200, fragments: 4 };
+    let bounds = Bounds { message_bytes: 200, fragments: 4, ..BOUNDS };
     for _ in 0..400 {
         let mut stream = Vec::new();
         for _ in 0..1 + lcg.below(6) {

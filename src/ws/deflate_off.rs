@@ -1,0 +1,28 @@
+//! What stands in for permessage-deflate when the crate is built without it: nothing can be agreed
+//! on, so none of this is ever called.
+
+use super::codec::Violation;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreement {}
+
+pub(crate) enum Contexts {}
+
+pub(super) fn inflate(
+    _: &[u8],
+    _: usize,
+    agreement: Agreement,
+    _: &mut Option<Box<Contexts>>,
+) -> Result<Vec<u8>, Violation> {
+    match agreement {}
+}
+
+pub(crate) fn deflate(
+    _: &[u8],
+    _: &mut Vec<u8>,
+    agreement: Agreement,
+    _: u8,
+    _: &mut Option<Box<Contexts>>,
+) -> bool {
+    match agreement {}
+}
