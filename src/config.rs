@@ -190,7 +190,10 @@ pub struct Limits {
     /// session ends with 1009. Costs up to this much per session that is in the middle of a
     /// message, as its bytes arrive.
     pub message_bytes: usize,
-    /// Most fragments of one message. Default 1 024; beyond it 1008.
+    /// Largest message that is received in parts ([`Handler::stream`](crate::Handler::stream)), in
+    /// bytes of payload. Default 1 GiB; beyond it 1009. It costs no memory, only time.
+    pub stream_bytes: usize,
+    /// Most fragments of one message, if it is not received in parts. Default 1 024; beyond it 1008.
     pub fragments: u32,
     /// Largest request head, in bytes. Default 8 KiB; beyond it 431.
     pub head_bytes: usize,
@@ -218,6 +221,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 64 * 1024,
+            stream_bytes: 1024 * 1024 * 1024,
             fragments: 1024,
             head_bytes: 8 * 1024,
             head_bytes_per_second: 256,

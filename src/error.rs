@@ -122,3 +122,58 @@ impl fmt::Display for SendError {
 }
 
 impl std::error::Error for SendError {}
+
+/// The session ended in the middle of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted(());
+
+impl Interrupted {
+    pub(crate) const fn new() -> Self {
+        Self(())
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the session ended in the middle of a message")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+impl From<Interrupted> for io::Error {
+    fn from(error: Interrupted) -> Self {
+        Self::new(io::ErrorKind::ConnectionAborted, error)
+    }
+}
+
+/// Why a message was not written to its end; see [`MessageWriter`](crate::MessageWriter).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The session is ending or has ended.
+    Closed,
+    /// A text message would not be UTF-8.
+    NotUtf8,
+    /// What it was read from failed.
+    Source(io::Error),
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the session is closed"),
+            Self::NotUtf8 => f.write_str("a text message must be UTF-8: send it as binary"),
+            Self::Source(error) => write!(f, "cannot read what was to be sent: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Closed | Self::NotUtf8 => None,
+            Self::Source(error) => Some(error),
+        }
+    }
+}

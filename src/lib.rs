@@ -15,15 +15,15 @@ mod ws;
 
 pub use ::http as http_types;
 
-pub use error::{BoxError, Error, Result, SendError};
+pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
-pub use message::{CloseCode, Message, Outgoing, Text};
+pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::Buffered;
 pub use server::{Builder, Report, Server, ServerHandle};
 pub use session::{
-    Cause, Closed, Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Phase, Sending,
-    Session, Sessions, Set, Side, Timer, Traffic, Unset,
+    Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
+    Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
 pub use transport::MemoryStream;

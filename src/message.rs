@@ -65,6 +65,15 @@ impl Message {
     }
 }
 
+/// What a message carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// UTF-8 text.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
 /// A message and how it is to be sent; any [`Message`] is one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outgoing {

@@ -5,8 +5,8 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::Buffered;
-use crate::message::{Message, Outgoing};
+use super::{Buffered, Fragment};
+use crate::message::{Kind, Message, Outgoing};
 use crate::ws::{Header, Opcode};
 
 /// A lone payload from here on is sent from where it is, by a vectored write. Measured with echoes
@@ -116,7 +116,7 @@ impl Batch {
         if compress {
             return self.push_raw(opcode, message.into_bytes());
         }
-        self.push_frame(opcode, message)
+        self.push_frame(opcode, message);
     }
 
     /// Only the driver has what it takes to compress it.
@@ -177,6 +177,21 @@ impl Batch {
         ready.bytes.extend_from_slice(&self.bytes[from..]);
         self.give();
         ready
+    }
+
+    /// A fragment is copied: it is never large.
+    pub(crate) fn push_fragment(&mut self, fragment: &Fragment<'_>) {
+        let opcode = match (fragment.first, fragment.kind) {
+            (false, _) => Opcode::Continuation,
+            (true, Kind::Text) => Opcode::Text,
+            (true, Kind::Binary) => Opcode::Binary,
+        };
+        self.carried.messages += usize::from(fragment.last);
+        self.carried.bytes += fragment.payload.len();
+        let header = Header::new(opcode, fragment.payload.len());
+        let header = if fragment.last { header } else { header.unfinished() };
+        header.append_to(&mut self.bytes);
+        self.bytes.extend_from_slice(fragment.payload);
     }
 
     pub(crate) fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {

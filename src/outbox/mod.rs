@@ -16,7 +16,7 @@ use std::task::Waker;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
-use crate::message::Outgoing;
+use crate::message::{Kind, Outgoing};
 use crate::ws::CloseFrame;
 
 pub(crate) use batch::{Batch, MAX_SLICES};
@@ -45,6 +45,23 @@ pub(crate) enum Request {
     Abort,
 }
 
+/// A piece of a message that is sent while it comes into being.
+pub(crate) struct Fragment<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) first: bool,
+    pub(crate) last: bool,
+    pub(crate) payload: &'a [u8],
+}
+
+/// What became of a fragment.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    Queued,
+    /// Not now: too much waits, or another message is in the middle.
+    Full,
+    Closed,
+}
+
 pub(crate) struct Outbox {
     state: Mutex<State>,
     /// The driver waits and has looked at everything in the state. Set under the lock; cleared by
@@ -63,6 +80,9 @@ struct State {
     full: Option<Box<VecDeque<Box<Batch>>>>,
     buffered: Buffered,
     rare: Option<Box<Rare>>,
+    /// What waits behind a message that is being sent in fragments.
+    #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
+    behind: Option<Box<VecDeque<Outgoing>>>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The driver waits for the peer to take what it has.
@@ -83,12 +103,20 @@ struct Rare {
 
 impl State {
     fn push(&mut self, outgoing: Outgoing) {
+        if let Some(behind) = &mut self.behind {
+            return behind.push_back(outgoing);
+        }
+        self.fill(|batch| batch.push(outgoing));
+    }
+
+    #[inline]
+    fn fill(&mut self, put: impl FnOnce(&mut Batch)) {
         // A stalled session has small batches of its own; see `Outbox::park`.
         let stalled = self.stalled;
         let batch = self
             .filling
             .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
-        batch.push(outgoing);
+        put(batch);
         if batch.is_full() {
             let full = self.full.get_or_insert_default();
             full.extend(self.filling.take());
@@ -152,7 +180,7 @@ impl Outbox {
         let fits =
             messages < bounds.messages && bytes.saturating_add(message.len()) <= bounds.bytes;
         // A message larger than the whole bound is taken when it is alone.
-        if !fits && messages > 0 {
+        if !fits && (messages > 0 || bytes > 0) {
             return Err(SendError::Full(outgoing.message));
         }
         state.buffered.messages += 1;
@@ -162,6 +190,37 @@ impl Outbox {
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         Ok(())
+    }
+
+    /// Queues a fragment. From the first to the last, other messages wait behind it.
+    pub(crate) fn try_push_fragment(&self, fragment: &Fragment<'_>, bounds: Bounds) -> Pushed {
+        let mut state = self.lock();
+        if state.closed {
+            return Pushed::Closed;
+        }
+        let bytes = state.buffered.bytes.saturating_add(fragment.payload.len());
+        let fits = bytes <= bounds.bytes || state.buffered.bytes == 0;
+        if !fits || (fragment.first && state.behind.is_some()) {
+            return Pushed::Full;
+        }
+        state.behind.get_or_insert_default();
+        state.buffered.bytes += fragment.payload.len();
+        state.buffered.messages += usize::from(fragment.last);
+        state.fill(|batch| batch.push_fragment(fragment));
+        if fragment.last {
+            for outgoing in state.behind.take().into_iter().flat_map(|behind| *behind) {
+                state.push(outgoing);
+            }
+        }
+        let waker = self.unpark(&state);
+        if fragment.last {
+            // Whoever waits for its turn with a message of this kind.
+            self.wake_senders(state);
+        } else {
+            drop(state);
+        }
+        waker.into_iter().for_each(Waker::wake);
+        Pushed::Queued
     }
 
     /// Hears when trying again may help. Made first, then tried, then awaited.
@@ -304,7 +363,8 @@ impl Outbox {
     pub(crate) fn clear(&self, written: Buffered) -> Buffered {
         let mut state = self.settled(written);
         state.closed = true;
-        let dropped = (state.filling.take(), state.full.take(), state.driver.take());
+        let batches = (state.filling.take(), state.full.take(), state.behind.take());
+        let dropped = (batches, state.driver.take());
         let undelivered = state.buffered;
         self.wake_senders(state);
         drop(dropped);

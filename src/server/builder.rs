@@ -17,7 +17,9 @@ use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
 use crate::hub::Hub;
 use crate::message::Message;
-use crate::session::{Closed, Closures, Handler, HandlerError, IntoOutcome, Session, Set};
+use crate::session::{
+    Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Session, Set, Streaming,
+};
 use crate::transport::Listener;
 
 /// How much later than our own timers the kernel gives up a peer.
@@ -148,6 +150,21 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
             config: self.config,
             listeners: self.listeners,
             handler: Closures { accept, open, message: Set(message), close, error },
+        }
+    }
+
+    /// A message begins to arrive, and is received part by part; see [`Handler::stream`]. Takes the
+    /// place of `on_message`.
+    pub fn on_stream<F, R>(self, stream: F) -> Builder<Closures<A, O, Streaming<F>, C, E>>
+    where
+        F: AsyncFn(&Session, Incoming) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        let Closures { accept, open, close, error, .. } = self.handler;
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            handler: Closures { accept, open, message: Streaming(stream), close, error },
         }
     }
 

@@ -7,6 +7,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use super::handler::{Flow, Handler, HandlerError, Outcome};
+use super::link::Arrived;
 use super::{Cause, Closed, Link};
 use crate::error::SendError;
 use crate::executor::{Time, panic_text};
@@ -27,6 +28,9 @@ pub(crate) fn drive<H: Handler>(
 ) -> impl Future<Output = ()> {
     async move {
         let session = link.session().clone();
+        if call(|| handler.streams(&session)) == Some(true) {
+            link.stream_messages();
+        }
         // In a block, so that nothing of it is kept.
         {
             let opened = pin!(call(|| handler.open(&session)));
@@ -36,11 +40,19 @@ pub(crate) fn drive<H: Handler>(
             }
         }
         loop {
-            let Some(message) = poll_fn(|cx| link.poll_message(cx)).await else {
+            let Some(arrived) = poll_fn(|cx| link.poll_message(cx)).await else {
                 break;
             };
-            let outcome = pin!(call(|| handler.message(&session, message)));
-            let outcome = Alongside::new(&mut link, outcome).await;
+            let outcome = match arrived {
+                Arrived::Message(message) => {
+                    let outcome = pin!(call(|| handler.message(&session, message)));
+                    Alongside::new(&mut link, outcome).await
+                }
+                Arrived::Stream(incoming) => {
+                    let outcome = pin!(call(|| handler.stream(&session, incoming)));
+                    Alongside::new(&mut link, outcome).await
+                }
+            };
             if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
                 Box::pin(conclude(&mut link, handler, outcome)).await;
             }

@@ -10,10 +10,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use event_listener::EventListener;
+use futures_lite::AsyncRead;
 
-use crate::error::SendError;
+use super::writer::{MessageWriter, send_from};
+use crate::error::{SendError, WriteError};
 use crate::hub::{Hub, Member, SessionId};
-use crate::message::{CloseCode, Message, Outgoing};
+use crate::message::{CloseCode, Kind, Message, Outgoing};
 use crate::outbox::{Buffered, Request};
 use crate::shutdown::Shutdown;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
@@ -105,6 +107,30 @@ impl Session {
     fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
         let compress = compress && self.0.deflates(message.len());
         self.0.outbox.try_push(Outgoing { message, compress }, self.0.hub.outbox_bounds())
+    }
+
+    /// Begins a message that is sent in fragments while it comes into being. Nothing leaves, and no
+    /// other message waits for it, before the first fragment is written.
+    pub fn message_writer(&self, kind: Kind) -> MessageWriter {
+        MessageWriter::new(self.clone(), kind)
+    }
+
+    /// Sends all that `source` has as one message, in fragments of at most 16 KiB, as it is read. Other
+    /// messages to the same peer wait until the source has ended; see [`MessageWriter`]. Returns how
+    /// many bytes it was.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::Source`] if the source fails, [`WriteError::NotUtf8`] if a text is none,
+    /// [`WriteError::Closed`] if the session is ending or has ended. In each case the session is closed,
+    /// if some of the message has been queued.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not safe: a dropped future has abandoned its message, which closes the session if some of it has
+    /// been queued.
+    pub async fn send_from(&self, kind: Kind, source: impl AsyncRead) -> Result<u64, WriteError> {
+        send_from(self, kind, source).await
     }
 
     /// Sends a ping, ahead of every queued message; the server sends its own when the peer is

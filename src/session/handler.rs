@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::{Closed, Session};
+use super::{Closed, Incoming, Session};
 use crate::error::BoxError;
 use crate::http::{Request, Response, Upgrade};
 use crate::message::{CloseCode, Message};
@@ -98,6 +98,27 @@ pub trait Handler: Send + Sync + 'static {
     /// Any; the session is then closed with 1011.
     async fn message(&self, session: &Session, message: Message) -> Outcome;
 
+    /// Whether this session's messages are given to [`stream`](Self::stream) while they arrive, and
+    /// not to [`message`](Self::message) when they have. Asked once, before `open`.
+    fn streams(&self, session: &Session) -> bool {
+        let _ = session;
+        false
+    }
+
+    /// A message begins to arrive. Its size is bounded by
+    /// [`Limits::stream_bytes`](crate::config::Limits::stream_bytes), its memory by 64 KiB.
+    ///
+    /// The next message begins when this one has been received or dropped and the callback is
+    /// through.
+    ///
+    /// # Errors
+    ///
+    /// Any; the session is then closed with 1011.
+    async fn stream(&self, session: &Session, incoming: Incoming) -> Outcome {
+        let _ = (session, incoming);
+        refused()
+    }
+
     /// The session has ended; it is in no list any more. Called exactly once for every `open`.
     ///
     /// It may take [`Timeouts::close`](crate::config::Timeouts::close) and is then dropped.
@@ -139,6 +160,11 @@ impl std::error::Error for HandlerError {
     }
 }
 
+/// Nobody listens, and the peer is told so.
+fn refused() -> Outcome {
+    Ok(Flow::Close(CloseCode::POLICY, "this server takes no messages".into()))
+}
+
 /// A [`Handler`] made of the builder's closures; the slots that were not filled hold [`Unset`].
 #[derive(Clone, Debug, Default)]
 pub struct Closures<A = Unset, O = Unset, M = Unset, C = Unset, E = Unset> {
@@ -157,8 +183,14 @@ pub struct Unset;
 #[derive(Clone, Copy, Debug)]
 pub struct Set<F>(pub(crate) F);
 
+/// A slot of [`Closures`] with a closure that receives messages in parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Streaming<F>(pub(crate) F);
+
 mod slot {
     //! What can stand in a slot. Sealed: the traits cannot be named outside.
+
+    use std::future::ready;
 
     use super::*;
 
@@ -171,7 +203,15 @@ mod slot {
     }
 
     pub trait OnMessage: Send + Sync + 'static {
-        fn call(&self, session: &Session, message: Message) -> impl Future<Output = Outcome>;
+        const STREAMS: bool = false;
+
+        fn call(&self, _: &Session, _: Message) -> impl Future<Output = Outcome> {
+            ready(refused())
+        }
+
+        fn stream(&self, _: &Session, _: Incoming) -> impl Future<Output = Outcome> {
+            ready(refused())
+        }
     }
 
     pub trait Close: Send + Sync + 'static {
@@ -194,10 +234,17 @@ mod slot {
         }
     }
 
-    impl OnMessage for Unset {
-        /// Nobody listens, and the peer is told so.
-        async fn call(&self, _: &Session, _: Message) -> Outcome {
-            Ok(Flow::Close(CloseCode::POLICY, "this server takes no messages".into()))
+    impl OnMessage for Unset {}
+
+    impl<F, R> OnMessage for Streaming<F>
+    where
+        F: AsyncFn(&Session, Incoming) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        const STREAMS: bool = true;
+
+        fn stream(&self, session: &Session, incoming: Incoming) -> impl Future<Output = Outcome> {
+            Converted { future: (self.0)(session, incoming) }
         }
     }
 
@@ -295,6 +342,14 @@ where
 
     fn message(&self, session: &Session, message: Message) -> impl Future<Output = Outcome> {
         self.message.call(session, message)
+    }
+
+    fn streams(&self, _: &Session) -> bool {
+        M::STREAMS
+    }
+
+    fn stream(&self, session: &Session, incoming: Incoming) -> impl Future<Output = Outcome> {
+        self.message.stream(session, incoming)
     }
 
     fn close(&self, session: &Session, closed: &Closed) -> impl Future<Output = ()> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::closed::{Cause, Closed, Phase, Side, Timer};
 use super::handle::Session;
+use super::incoming::{Incoming, Inlet};
 use super::timers::{Expired, Timers};
 use crate::config::Config;
 use crate::executor::{Size, Time, Worker};
@@ -18,7 +19,7 @@ use crate::outbox::{Batch, Buffered, MAX_SLICES, Request};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{
-    Bounds, CloseFrame, Codec, Contexts, Event, Opcode, Violation, close_payload, deflate,
+    Bounds, CloseFrame, Codec, Contexts, Event, Opcode, Part, Violation, close_payload, deflate,
 };
 
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
@@ -59,7 +60,9 @@ pub(crate) struct Link {
     /// (RFC 6455 section 5.5.3).
     pong: Option<Box<[u8]>>,
     /// The one message that may be read ahead while the handler works.
-    held: Option<Box<Message>>,
+    held: Option<Box<Arrived>>,
+    /// Where the parts of the message go that is arriving, if messages are streamed.
+    inlet: Option<Rc<Inlet>>,
     ending: Option<Box<Ending>>,
     timers: Timers,
     stop_seen: shutdown::Phase,
@@ -67,6 +70,8 @@ pub(crate) struct Link {
     read_size: Size,
     ping_due: bool,
     cut: bool,
+    /// Messages are handed on in parts.
+    streamed: bool,
     /// The task has been polled anew since the link last said that it waits.
     woken: bool,
     /// A timer may be over; looked at after what had arrived before has been read.
@@ -75,6 +80,13 @@ pub(crate) struct Link {
     prepaid: bool,
     frames_left: u16,
     reads_left: u8,
+}
+
+/// What the peer has sent.
+pub(super) enum Arrived {
+    Message(Message),
+    /// Of which not all has arrived.
+    Stream(Incoming),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +158,7 @@ impl Link {
             written: Buffered::default(),
             pong: None,
             held: None,
+            inlet: None,
             ending: None,
             timers: Timers::new(worker, &hub.config.timeouts),
             stop_seen: shutdown::Phase::Running,
@@ -153,6 +166,7 @@ impl Link {
             read_size: Size::default(),
             ping_due: false,
             cut: false,
+            streamed: false,
             woken: true,
             timers_due: false,
             prepaid: false,
@@ -169,6 +183,11 @@ impl Link {
         &self.worker
     }
 
+    /// From now on messages are handed on in parts.
+    pub(super) fn stream_messages(&mut self) {
+        self.streamed = true;
+    }
+
     fn config(&self) -> &Config {
         &self.session.member().hub.config
     }
@@ -177,11 +196,11 @@ impl Link {
     ///
     /// Cancel safe: what has been read stays in the link.
     #[inline]
-    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
         // In the middle of a batch there is nothing to look at but the next frame.
         if !self.woken && self.stage == Stage::Open && self.held.is_none() {
-            if let Some(message) = self.parse(true) {
-                return Poll::Ready(Some(message));
+            if let Some(arrived) = self.parse(true) {
+                return Poll::Ready(Some(arrived));
             }
         }
         self.poll(cx, true)
@@ -194,7 +213,7 @@ impl Link {
     }
 
     #[inline(never)]
-    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
+    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Arrived>> {
         if self.woken {
             self.wake();
         }
@@ -206,12 +225,12 @@ impl Link {
                 return self.take_turns(cx);
             }
             if deliver {
-                if let Some(message) = self.held.take() {
-                    return Poll::Ready(Some(*message));
+                if let Some(arrived) = self.held.take() {
+                    return Poll::Ready(Some(*arrived));
                 }
             }
-            if let Some(message) = self.parse(deliver) {
-                return Poll::Ready(Some(message));
+            if let Some(arrived) = self.parse(deliver) {
+                return Poll::Ready(Some(arrived));
             }
             let listened = self.is_listening();
             if self.frames_left == 0 || (listened && self.fill(cx)) {
@@ -247,7 +266,7 @@ impl Link {
 
     /// Sends what there is, and comes back when the others have had their turn.
     #[cold]
-    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
         self.flush(cx);
         if std::mem::take(&mut self.timers_due) {
             self.heed_timers();
@@ -278,7 +297,7 @@ impl Link {
 
     /// Parses until there is a message or no input.
     #[inline]
-    fn parse(&mut self, deliver: bool) -> Option<Message> {
+    fn parse(&mut self, deliver: bool) -> Option<Arrived> {
         while self.at < self.input.len() && self.is_listening() && self.frames_left > 0 {
             if matches!(self.stage, Stage::Lingering | Stage::Done) {
                 self.at = self.input.len();
@@ -286,9 +305,14 @@ impl Link {
             }
             let limits = &self.session.member().hub.config.limits;
             let bounds = Bounds {
-                message_bytes: limits.message_bytes,
+                message_bytes: if self.streamed {
+                    limits.stream_bytes
+                } else {
+                    limits.message_bytes
+                },
                 fragments: limits.fragments,
                 deflate: self.session.member().deflate,
+                streamed: self.streamed,
             };
             let mut rest = &mut self.input[self.at..];
             let before = rest.len();
@@ -304,9 +328,20 @@ impl Link {
                     self.session.member().counters.messages_in.add(1);
                     self.timers.message(self.worker.now());
                     if deliver {
-                        return Some(message);
+                        return Some(Arrived::Message(message));
                     }
-                    self.held = Some(Box::new(message));
+                    self.held = Some(Box::new(Arrived::Message(message)));
+                }
+                Ok(Some(Event::Part(part))) => {
+                    if self.stage != Stage::Open {
+                        continue;
+                    }
+                    if let Some(begun) = self.part(part) {
+                        if deliver {
+                            return Some(begun);
+                        }
+                        self.held = Some(Box::new(begun));
+                    }
                 }
                 Ok(Some(control)) => self.control(control),
                 Err(violation) => self.violation(violation),
@@ -319,14 +354,34 @@ impl Link {
     /// session is closing, only its close frame matters.
     #[inline]
     fn is_listening(&self) -> bool {
-        self.held.is_none() || self.stage != Stage::Open
+        let has_room = self.inlet.as_ref().is_none_or(|inlet| inlet.has_room());
+        (self.held.is_none() && has_room) || self.stage != Stage::Open
+    }
+
+    /// A part of a message. Returns the message if it has just begun.
+    #[cold]
+    fn part(&mut self, part: Part) -> Option<Arrived> {
+        let begun = part.first.map(|kind| {
+            let inlet = self.inlet.insert(Rc::default());
+            Arrived::Stream(Incoming::new(Rc::clone(inlet), kind))
+        });
+        self.timers.message(self.worker.now());
+        if let Some(inlet) = &self.inlet {
+            inlet.push(part.bytes);
+            if part.last {
+                inlet.finish();
+                self.inlet = None;
+                self.session.member().counters.messages_in.add(1);
+            }
+        }
+        begun
     }
 
     #[cold]
     fn control(&mut self, event: Event) {
         match event {
             // Messages have been handled where they are parsed.
-            Event::Message(_) => {}
+            Event::Message(_) | Event::Part(_) => {}
             Event::Ping(payload) => self.pong = Some(payload[..].into()),
             Event::Pong(payload) => {
                 if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
@@ -638,7 +693,7 @@ impl Link {
         }
         let now = self.worker.now();
         let hub = Arc::clone(&self.session.member().hub);
-        if self.held.is_some() && self.stage == Stage::Open {
+        if !self.is_listening() {
             self.timers.not_listening(now);
         }
         if now >= hub.shutdown.deadline() {
@@ -710,6 +765,9 @@ impl Link {
             undelivered: Buffered::default(),
         }));
         self.stage = Stage::Closing;
+        if let Some(inlet) = self.inlet.take() {
+            inlet.interrupt();
+        }
         self.timers.closing(self.worker.now());
         self.session.member().outbox.close();
         if cause == Cause::Aborted {

@@ -4,11 +4,17 @@ mod closed;
 mod driver;
 mod handle;
 mod handler;
+mod incoming;
 mod link;
 mod timers;
+mod writer;
 
 pub use closed::{Cause, Closed, Phase, Side, Timer};
 pub(crate) use driver::drive;
 pub use handle::{Sending, Session, Sessions, Traffic};
-pub use handler::{Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Set, Unset};
+pub use handler::{
+    Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Set, Streaming, Unset,
+};
+pub use incoming::Incoming;
 pub(crate) use link::{LAST_WORD, Link};
+pub use writer::MessageWriter;

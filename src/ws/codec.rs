@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::deflate::{self, Agreement, Contexts};
 use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
 use super::mask::{rotate, unmask, unmasked};
+use super::stream::{PART, PIECE, Streamed};
 use super::utf8::Utf8;
-use crate::message::{CloseCode, Message};
+use crate::message::{CloseCode, Kind, Message};
 
 /// What one message may cost.
 #[derive(Clone, Copy, Debug)]
@@ -16,15 +17,30 @@ pub(crate) struct Bounds {
     pub(crate) fragments: u32,
     /// Whether messages may be compressed, and how.
     pub(crate) deflate: Option<Agreement>,
+    /// Messages are handed on in parts, as they arrive. The number of fragments is not bounded then,
+    /// because none is kept.
+    pub(crate) streamed: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Message(Message),
+    /// Only if messages are streamed.
+    Part(Part),
     Ping(Bytes),
     Pong(Bytes),
     /// The peer says goodbye; nothing after it is looked at. `None` if it gave no code.
     Close(Option<CloseFrame>),
+}
+
+/// A piece of a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// It is the first one.
+    pub(crate) first: Option<Kind>,
+    /// Of a text: whole characters.
+    pub(crate) bytes: Bytes,
+    pub(crate) last: bool,
 }
 
 /// The peer broke the protocol or a bound; the session ends with this code.
@@ -36,7 +52,8 @@ pub(crate) struct Violation {
 
 impl Violation {
     const RESERVED_BIT: Self = Self::protocol("reserved bit set without an extension");
-    const NOT_UTF8: Self = Self { code: CloseCode::INVALID_DATA, reason: "text is not UTF-8" };
+    pub(super) const NOT_UTF8: Self =
+        Self { code: CloseCode::INVALID_DATA, reason: "text is not UTF-8" };
     pub(super) const TOO_BIG: Self = Self { code: CloseCode::TOO_BIG, reason: "message too big" };
     const FRAGMENTS: Self = Self { code: CloseCode::POLICY, reason: "too many fragments" };
 
@@ -93,6 +110,8 @@ enum Payload {
         opcode: Opcode,
         bytes: Vec<u8>,
     },
+    /// Handed on as it arrives.
+    Streamed(Box<Streamed>),
 }
 
 impl Assembly {
@@ -100,6 +119,15 @@ impl Assembly {
         match &self.payload {
             Payload::Text(text) => text.len(),
             Payload::Binary(bytes) | Payload::Deflated { bytes, .. } => bytes.len(),
+            Payload::Streamed(streamed) => streamed.len(),
+        }
+    }
+
+    fn is_compressed(&self) -> bool {
+        match &self.payload {
+            Payload::Text(_) | Payload::Binary(_) => false,
+            Payload::Deflated { .. } => true,
+            Payload::Streamed(streamed) => streamed.is_compressed(),
         }
     }
 
@@ -110,6 +138,8 @@ impl Assembly {
                 kept.extend_from_slice(bytes);
                 Ok(())
             }
+            // Never kept.
+            Payload::Streamed(_) => Ok(()),
         }
     }
 
@@ -129,6 +159,8 @@ impl Assembly {
                 Ok(Message::from(bytes))
             }
             Payload::Deflated { opcode, bytes } => inflated(opcode, &bytes, bounds, contexts),
+            // Its last part has been handed on.
+            Payload::Streamed(_) => Ok(Message::from(Vec::new())),
         }
     }
 }
@@ -182,7 +214,7 @@ impl Codec {
         contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
         // The common case first: a whole message in one frame, with nothing pending.
-        if matches!(self.state, State::Between) {
+        if matches!(self.state, State::Between) && !bounds.streamed {
             if let Some(header) = parse(input, bounds).map_err(Violation::protocol)? {
                 self.check(&header, bounds)?;
                 // `check` has bounded the payload by a `usize`.
@@ -226,6 +258,9 @@ impl Codec {
                         self.begin(&header, bounds, contexts)?
                     }
                 },
+                State::Payload(frame) if bounds.streamed && !frame.opcode.is_control() => {
+                    self.stream(input, bounds, contexts)?
+                }
                 State::Payload(frame) => {
                     let arrived = frame.remaining.min(input.len());
                     let piece = take(input, arrived);
@@ -246,6 +281,66 @@ impl Codec {
             }
         }
         Ok(None)
+    }
+
+    /// Hands on what has arrived of a frame's payload, or of it as much as makes a part.
+    fn stream(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
+        let State::Payload(frame) = &mut self.state else {
+            return Ok(None);
+        };
+        let Some(Assembly { payload: Payload::Streamed(streamed), .. }) =
+            self.message.as_deref_mut()
+        else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let most = if streamed.is_compressed() { PIECE } else { PART };
+        while bytes.len() < PART && frame.remaining > 0 && !input.is_empty() {
+            let arrived = frame.remaining.min(input.len()).min(most);
+            let piece = take(input, arrived);
+            unmask(piece, frame.mask);
+            frame.mask = rotate(frame.mask, arrived);
+            frame.remaining -= arrived;
+            let last = frame.fin && frame.remaining == 0;
+            streamed.push(piece, last, &mut bytes, bounds, contexts)?;
+        }
+        let over = frame.remaining == 0;
+        let last = frame.fin && over;
+        let part = streamed.part(bytes, last)?;
+        if over {
+            self.state = State::Between;
+        }
+        if last {
+            self.message = None;
+        }
+        Ok(part.map(Event::Part))
+    }
+
+    /// The same for a frame without payload.
+    fn stream_nothing(
+        &mut self,
+        last: bool,
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
+        self.state = State::Between;
+        let Some(Assembly { payload: Payload::Streamed(streamed), .. }) =
+            self.message.as_deref_mut()
+        else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        streamed.push(&[], last, &mut bytes, bounds, contexts)?;
+        let part = streamed.part(bytes, last)?;
+        if last {
+            self.message = None;
+        }
+        Ok(part.map(Event::Part))
     }
 
     /// A header that may have begun in earlier input. It is consumed even if it is incomplete.
@@ -291,14 +386,19 @@ impl Codec {
             }
             (Opcode::Text | Opcode::Binary, None) => 0,
             (Opcode::Continuation, Some(message)) => {
-                if message.fragments >= bounds.fragments {
+                if message.fragments >= bounds.fragments && !bounds.streamed {
                     return Err(Violation::FRAGMENTS);
                 }
                 message.len()
             }
         };
         // By the header alone, whole message or fragment, before a byte of it is kept.
-        let room = bounds.message_bytes.saturating_sub(received);
+        let mut room = bounds.message_bytes.saturating_sub(received);
+        if header.compressed || self.message.as_ref().is_some_and(|message| message.is_compressed())
+        {
+            // What cannot be made smaller becomes a little larger.
+            room = room.saturating_add(room / 1024 + 64);
+        }
         if header.payload > room as u64 { Err(Violation::TOO_BIG) } else { Ok(()) }
     }
 
@@ -321,7 +421,7 @@ impl Codec {
                 Ok(Some(Event::Message(Message::from(text))))
             }
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                self.fragment(header).push(payload)?;
+                self.fragment(header, bounds).push(payload)?;
                 self.end(header.opcode, header.fin, bounds, contexts)
             }
             Opcode::Close | Opcode::Ping | Opcode::Pong => {
@@ -338,9 +438,12 @@ impl Codec {
         contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
         if !header.opcode.is_control() {
-            self.fragment(header);
+            self.fragment(header, bounds);
         }
         if header.payload == 0 {
+            if bounds.streamed && !header.opcode.is_control() {
+                return self.stream_nothing(header.fin, bounds, contexts);
+            }
             return self.end(header.opcode, header.fin, bounds, contexts);
         }
         self.state = State::Payload(Frame {
@@ -353,9 +456,12 @@ impl Codec {
     }
 
     /// Counts a fragment of the current message, or of a new one.
-    fn fragment(&mut self, header: &Received) -> &mut Assembly {
+    fn fragment(&mut self, header: &Received, bounds: &Bounds) -> &mut Assembly {
         let message = self.message.get_or_insert_with(|| {
             let payload = match header.opcode {
+                opcode if bounds.streamed => {
+                    Payload::Streamed(Box::new(Streamed::new(opcode, header.compressed)))
+                }
                 opcode if header.compressed => Payload::Deflated { opcode, bytes: Vec::new() },
                 Opcode::Text => Payload::Text(Utf8::default()),
                 _ => Payload::Binary(Vec::new()),
@@ -436,6 +542,7 @@ impl Codec {
             let payload = match &message.payload {
                 Payload::Text(text) => text.capacity(),
                 Payload::Binary(bytes) | Payload::Deflated { bytes, .. } => bytes.capacity(),
+                Payload::Streamed(_) => 0,
             };
             size_of::<Assembly>() + payload
         });

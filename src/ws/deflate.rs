@@ -75,6 +75,35 @@ pub(super) fn inflate(
     })
 }
 
+/// Decompresses a message piece by piece, as it arrives. Without context takeover it is one of its
+/// own, for as long as the message takes.
+#[derive(Default)]
+pub(super) struct Inflating(Option<Inflater>);
+
+impl Inflating {
+    /// Appends what a piece says; `last`: it is the end of the message.
+    pub(super) fn push(
+        &mut self,
+        piece: &[u8],
+        last: bool,
+        out: &mut Vec<u8>,
+        agreement: Agreement,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<(), Violation> {
+        let place = if agreement.client_takeover {
+            &mut contexts.get_or_insert_default().inflater
+        } else {
+            &mut self.0
+        };
+        let inflater = place.get_or_insert_with(|| Inflater::new(agreement.client_window_bits));
+        let over = inflater.part(piece, out, usize::MAX)?;
+        if last && !over {
+            inflater.part(&TAIL, out, usize::MAX)?;
+        }
+        Ok(())
+    }
+}
+
 /// Appends a message, compressed, to `out`. Returns false, with `out` as it was, if that made it no
 /// smaller and it can be sent as it is.
 pub(crate) fn deflate(

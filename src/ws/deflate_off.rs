@@ -17,6 +17,22 @@ pub(super) fn inflate(
     match agreement {}
 }
 
+#[derive(Default)]
+pub(super) struct Inflating;
+
+impl Inflating {
+    pub(super) fn push(
+        &mut self,
+        _: &[u8],
+        _: bool,
+        _: &mut Vec<u8>,
+        agreement: Agreement,
+        _: &mut Option<Box<Contexts>>,
+    ) -> Result<(), Violation> {
+        match agreement {}
+    }
+}
+
 pub(crate) fn deflate(
     _: &[u8],
     _: &mut Vec<u8>,

@@ -72,6 +72,12 @@ impl Header {
         Self { bytes, len }
     }
 
+    /// The same, of a frame that others of its message follow.
+    pub(crate) fn unfinished(mut self) -> Self {
+        self.bytes[0] &= !FIN;
+        self
+    }
+
     /// The same, of a message that is compressed.
     pub(crate) fn compressed(mut self) -> Self {
         self.bytes[0] |= COMPRESSED;

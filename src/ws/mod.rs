@@ -14,11 +14,13 @@ mod deflate;
 mod deflate;
 mod frame;
 mod mask;
+mod stream;
 mod utf8;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use codec::{Bounds, Codec, Event, Violation};
+pub(crate) use codec::{Bounds, Codec, Event, Part, Violation};
 pub(crate) use deflate::{Agreement, Contexts, deflate};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};
+pub(crate) use utf8::Utf8;

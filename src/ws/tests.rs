@@ -13,7 +13,8 @@ use super::{Bounds, CloseFrame, Codec, Event, Violation};
 use crate::message::{CloseCode, Message};
 
 /// The defaults of the configuration.
-const BOUNDS: Bounds = Bounds { message_bytes: 64 * 1024, fragments: 1024, deflate: None };
+const BOUNDS: Bounds =
+    Bounds { message_bytes: 64 * 1024, fragments: 1024, deflate: None, streamed: false };
 
 /// The mask of RFC 6455's examples.
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
@@ -903,7 +904,7 @@ fn codec_reads<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Seen> {
         Event::Message(Message::Binary(bytes)) => Seen::Binary(bytes.to_vec()),
         Event::Ping(payload) => Seen::Ping(payload.to_vec()),
         Event::Pong(payload) => Seen::Pong(payload.to_vec()),
-        Event::Close(close) => panic!("{close:?}"),
+        other => panic!("{other:?}"),
     });
     seen.collect()
 }

@@ -3,7 +3,7 @@
 
 /// Text of which the last character may still be incomplete.
 #[derive(Default)]
-pub(super) struct Utf8 {
+pub(crate) struct Utf8 {
     text: String,
     /// The one to three bytes of a character whose rest has not arrived.
     tail: [u8; 4],
@@ -12,7 +12,7 @@ pub(super) struct Utf8 {
 
 /// No continuation can make this text valid.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Invalid;
+pub(crate) struct Invalid;
 
 impl Utf8 {
     /// Bytes received, the unfinished character included.
@@ -20,12 +20,22 @@ impl Utf8 {
         self.text.len() + usize::from(self.tail_len)
     }
 
+    /// Whether no character is unfinished.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.tail_len == 0
+    }
+
+    /// Takes the whole characters that have been received.
+    pub(crate) fn take(&mut self) -> String {
+        std::mem::take(&mut self.text)
+    }
+
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.text.capacity()
     }
 
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Invalid> {
+    pub(crate) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Invalid> {
         // A character is at most four bytes: complete the pending one byte by byte.
         while self.tail_len > 0 {
             let Some((first, rest)) = bytes.split_first() else {

@@ -1,0 +1,174 @@
+//! A message that a handler receives while it arrives.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use futures_lite::{AsyncRead, Stream};
+
+use crate::error::Interrupted;
+use crate::message::Kind;
+
+/// Bytes that wait for the handler before the peer has to: four parts, so that one can be worked on
+/// while others arrive.
+const WINDOW: usize = 64 * 1024;
+
+/// What has arrived and not been taken, between the link and the handler. Both run in one task.
+#[derive(Default)]
+pub(super) struct Inlet {
+    parts: RefCell<VecDeque<Bytes>>,
+    bytes: Cell<usize>,
+    end: Cell<End>,
+    /// The handler has dropped its half.
+    abandoned: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum End {
+    #[default]
+    ToCome,
+    Reached,
+    /// There will be none.
+    Lost,
+}
+
+impl Inlet {
+    pub(super) fn has_room(&self) -> bool {
+        self.abandoned.get() || self.bytes.get() < WINDOW
+    }
+
+    pub(super) fn push(&self, part: Bytes) {
+        if part.is_empty() || self.abandoned.get() {
+            return;
+        }
+        self.bytes.set(self.bytes.get() + part.len());
+        self.parts.borrow_mut().push_back(part);
+        self.wake();
+    }
+
+    /// The message is complete.
+    pub(super) fn finish(&self) {
+        self.end.set(End::Reached);
+        self.wake();
+    }
+
+    /// The session ends.
+    pub(super) fn interrupt(&self) {
+        if self.end.get() == End::ToCome {
+            self.end.set(End::Lost);
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_next(&self, cx: &Context<'_>) -> Poll<Option<Result<Bytes, Interrupted>>> {
+        let part = self.parts.borrow_mut().pop_front();
+        if let Some(part) = part {
+            self.bytes.set(self.bytes.get() - part.len());
+            return Poll::Ready(Some(Ok(part)));
+        }
+        match self.end.get() {
+            End::Reached => Poll::Ready(None),
+            End::Lost => Poll::Ready(Some(Err(Interrupted::new()))),
+            End::ToCome => {
+                self.waker.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A message on its way, received part by part: see [`Handler::stream`](super::Handler::stream).
+///
+/// What has arrived and not been taken is at most 64 KiB (compressed messages: one part more); then
+/// the peer has to wait, and the session goes on with everything else. Dropping it before the end
+/// throws the rest of the message away.
+///
+/// It is a [`Stream`] of its parts and an [`AsyncRead`] of its bytes; use one of them.
+pub struct Incoming {
+    inlet: Rc<Inlet>,
+    kind: Kind,
+    /// Of a part that has been read in pieces.
+    rest: Bytes,
+}
+
+impl Incoming {
+    pub(super) fn new(inlet: Rc<Inlet>, kind: Kind) -> Self {
+        Self { inlet, kind, rest: Bytes::new() }
+    }
+
+    /// Whether it is a text. Each part of a text is UTF-8 by itself.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The next part, never empty; `None` when the message is complete.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`], from then on, when the session ends before the message does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: a dropped future has taken nothing.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Interrupted>> {
+        poll_fn(|cx| self.inlet.poll_next(cx)).await
+    }
+}
+
+impl Stream for Incoming {
+    type Item = Result<Bytes, Interrupted>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.inlet.poll_next(cx)
+    }
+}
+
+impl AsyncRead for Incoming {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.rest.is_empty() {
+            match ready!(self.inlet.poll_next(cx)) {
+                None => return Poll::Ready(Ok(0)),
+                Some(Ok(part)) => self.rest = part,
+                Some(Err(error)) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        let taken = self.rest.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&self.rest.split_to(taken));
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.inlet.abandoned.set(true);
+        self.inlet.parts.borrow_mut().clear();
+        self.inlet.bytes.set(0);
+    }
+}
+
+impl fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Incoming")
+            .field("kind", &self.kind)
+            .field("waiting", &self.inlet.bytes.get())
+            .finish_non_exhaustive()
+    }
+}

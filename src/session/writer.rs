@@ -1,0 +1,187 @@
+//! A message that is sent while it comes into being.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use event_listener::EventListener;
+use futures_lite::{AsyncRead, AsyncReadExt};
+
+use super::Session;
+use crate::error::WriteError;
+use crate::message::{CloseCode, Kind};
+use crate::outbox::{Fragment, Pushed, Request};
+use crate::ws::{CloseFrame, Utf8};
+
+/// Payload of one fragment. Between two of them a ping or a pong can leave.
+const FRAGMENT: usize = 16 * 1024;
+
+/// Writes one message in fragments, when its length is not known or its bytes are not at hand
+/// ([`Session::message_writer`]).
+///
+/// While it is being written, pings and pongs go on, and other messages to the same peer wait behind
+/// it: a message cannot begin in the middle of another one (RFC 6455 section 5.4). What waits is
+/// bounded as always. Fragments are not compressed.
+///
+/// A message that has begun must be [finished](Self::finish). If the writer is dropped before, the
+/// peer could not tell the next message from the rest of this one; so the session is closed with 1011.
+#[must_use = "a message that is not finished closes its session"]
+pub struct MessageWriter {
+    session: Session,
+    kind: Kind,
+    /// What has been written and has found no room yet.
+    rest: Bytes,
+    /// Of a text, to see that it is one.
+    text: Utf8,
+    stage: Stage,
+    /// Hears when there is room.
+    room: Option<EventListener>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing has been queued.
+    Idle,
+    Begun,
+    /// Nothing more can be: it is finished, or the session has ended.
+    Over,
+}
+
+impl MessageWriter {
+    pub(super) fn new(session: Session, kind: Kind) -> Self {
+        let (rest, text) = (Bytes::new(), Utf8::default());
+        Self { session, kind, rest, text, stage: Stage::Idle, room: None }
+    }
+
+    /// Queues more of the message, and waits while as much as may wait is waiting already, or while
+    /// another writer of this session has not finished.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError::NotUtf8`] as soon as a text cannot become valid; nothing of `bytes` has been
+    /// queued then. [`WriteError::Closed`] when the session is ending or has ended, or the message is
+    /// finished.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: what a dropped future has not queued is kept, and goes before what is written next.
+    pub async fn write(&mut self, bytes: impl Into<Bytes>) -> Result<(), WriteError> {
+        let bytes = bytes.into();
+        self.flush().await?;
+        if self.kind == Kind::Text {
+            self.text.push(&bytes).map_err(|_| WriteError::NotUtf8)?;
+            drop(self.text.take());
+        }
+        self.rest = bytes;
+        self.flush().await
+    }
+
+    /// Ends the message. From then on others can be sent.
+    ///
+    /// # Errors
+    ///
+    /// As of [`write`](Self::write); [`WriteError::NotUtf8`] also if a text ends in the middle of a
+    /// character.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: call it again.
+    pub async fn finish(&mut self) -> Result<(), WriteError> {
+        self.flush().await?;
+        if !self.text.is_whole() {
+            return Err(WriteError::NotUtf8);
+        }
+        poll_fn(|cx| self.poll_push(cx, true)).await
+    }
+
+    async fn flush(&mut self) -> Result<(), WriteError> {
+        poll_fn(|cx| {
+            while !self.rest.is_empty() {
+                ready!(self.poll_push(cx, false))?;
+            }
+            Poll::Ready(if self.stage == Stage::Over { Err(WriteError::Closed) } else { Ok(()) })
+        })
+        .await
+    }
+
+    /// Queues one fragment of what is left; `last`: an empty one that ends the message.
+    fn poll_push(&mut self, cx: &mut Context<'_>, last: bool) -> Poll<Result<(), WriteError>> {
+        if self.stage == Stage::Over {
+            return Poll::Ready(Err(WriteError::Closed));
+        }
+        let member = self.session.member();
+        let len = self.rest.len().min(FRAGMENT);
+        loop {
+            let fragment = Fragment {
+                kind: self.kind,
+                first: self.stage == Stage::Idle,
+                last,
+                payload: &self.rest[..len],
+            };
+            match member.outbox.try_push_fragment(&fragment, member.hub.outbox_bounds()) {
+                Pushed::Queued => {
+                    drop(self.rest.split_to(len));
+                    self.stage = if last { Stage::Over } else { Stage::Begun };
+                    self.room = None;
+                    return Poll::Ready(Ok(()));
+                }
+                Pushed::Closed => {
+                    self.stage = Stage::Over;
+                    return Poll::Ready(Err(WriteError::Closed));
+                }
+                Pushed::Full => {}
+            }
+            // Listening first, then trying again: room that is made in between is not missed.
+            match &mut self.room {
+                None => self.room = Some(member.outbox.room()),
+                Some(room) => {
+                    ready!(Pin::new(room).poll(cx));
+                    self.room = None;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        if self.stage == Stage::Begun {
+            let close = CloseFrame::new(CloseCode::INTERNAL, "message not finished");
+            self.session.member().outbox.request(Request::Close(close));
+        }
+    }
+}
+
+impl fmt::Debug for MessageWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageWriter")
+            .field("session", &self.session)
+            .field("kind", &self.kind)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends everything that a source has; see [`Session::send_from`].
+pub(super) async fn send_from(
+    session: &Session,
+    kind: Kind,
+    source: impl AsyncRead,
+) -> Result<u64, WriteError> {
+    let mut source = pin!(source);
+    let mut writer = MessageWriter::new(session.clone(), kind);
+    let mut total = 0;
+    loop {
+        let mut buffer = vec![0; FRAGMENT];
+        let read = source.read(&mut buffer).await.map_err(WriteError::Source)?;
+        if read == 0 {
+            writer.finish().await?;
+            return Ok(total);
+        }
+        buffer.truncate(read);
+        writer.write(buffer).await?;
+        total += read as u64;
+    }
+}
