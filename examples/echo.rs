@@ -41,7 +41,11 @@ fn serve() -> Result<(), BoxError> {
         .origins(OriginPolicy::Any)
         .on_message(async |session, message| session.send(message).await);
     if let Some(bytes) = max_message {
-        builder = builder.configure(|config| config.limits.message_bytes = bytes);
+        builder = builder.configure(|config| {
+            config.limits.message_bytes = bytes;
+            // Who takes large messages takes them in many fragments, too.
+            config.limits.fragments = config.limits.fragments.max((bytes / 64 + 1) as u32);
+        });
     }
     if let Some(workers) = workers {
         builder = builder.workers(workers);

@@ -48,26 +48,30 @@ impl Default for Config {
 }
 
 impl Config {
-    #[cfg(feature = "deflate")]
+    /// Shorter messages are not compressed.
+    #[cfg_attr(not(feature = "deflate"), expect(clippy::unused_self, reason = "the feature does"))]
     pub(crate) fn deflate_threshold(&self) -> usize {
-        self.deflate.as_ref().map_or(usize::MAX, |deflate| deflate.threshold)
-    }
-
-    #[cfg(feature = "deflate")]
-    pub(crate) fn deflate_level(&self) -> u8 {
-        self.deflate.as_ref().map_or(0, |deflate| deflate.level)
-    }
-
-    #[cfg(not(feature = "deflate"))]
-    pub(crate) fn deflate_threshold(&self) -> usize {
+        #[cfg(feature = "deflate")]
+        if let Some(deflate) = &self.deflate {
+            return deflate.threshold;
+        }
         usize::MAX
     }
 
-    #[cfg(not(feature = "deflate"))]
+    #[cfg_attr(not(feature = "deflate"), expect(clippy::unused_self, reason = "the feature does"))]
     pub(crate) fn deflate_level(&self) -> u8 {
+        #[cfg(feature = "deflate")]
+        if let Some(deflate) = &self.deflate {
+            return deflate.level;
+        }
         0
     }
 }
+
+/// The windows of permessage-deflate, as powers of two: zlib's compressor cannot do with 8 bits.
+pub(crate) const MIN_WINDOW_BITS: u8 = 9;
+/// 32 KiB.
+pub(crate) const MAX_WINDOW_BITS: u8 = 15;
 
 /// Compression of messages: permessage-deflate (RFC 7692), for clients that offer it.
 ///
@@ -113,9 +117,9 @@ pub enum DeflateMode {
 #[cfg(feature = "deflate")]
 impl Deflate {
     /// The smallest window: zlib's compressor cannot do with 8 bits.
-    pub const MIN_WINDOW_BITS: u8 = 9;
+    pub const MIN_WINDOW_BITS: u8 = MIN_WINDOW_BITS;
     /// The largest window, 32 KiB.
-    pub const MAX_WINDOW_BITS: u8 = 15;
+    pub const MAX_WINDOW_BITS: u8 = MAX_WINDOW_BITS;
 
     /// Without context takeover: a session costs no memory.
     #[must_use]

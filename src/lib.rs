@@ -19,7 +19,7 @@ pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
-pub use outbox::Buffered;
+pub use outbox::{Buffered, Prepared};
 pub use server::{Builder, Report, Server, ServerHandle};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::{Buffered, Fragment};
+use super::{Buffered, Encoded, Fragment};
 use crate::message::{Kind, Message, Outgoing};
 use crate::ws::{Header, Opcode};
 
@@ -177,6 +177,19 @@ impl Batch {
         ready.bytes.extend_from_slice(&self.bytes[from..]);
         self.give();
         ready
+    }
+
+    /// A frame that many sessions share; sent from where it is, if it is large.
+    pub(crate) fn push_encoded(&mut self, encoded: Encoded) {
+        let Encoded { frame, payload } = encoded;
+        self.carried.messages += 1;
+        self.carried.bytes += payload;
+        if frame.len() < LONE {
+            self.bytes.extend_from_slice(&frame);
+        } else {
+            self.large_bytes += frame.len();
+            self.large.push(Large { at: self.bytes.len(), payload: frame, deflate: None });
+        }
     }
 
     /// A fragment is copied: it is never large.

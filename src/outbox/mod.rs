@@ -7,12 +7,14 @@
 //! long as copying one small message takes.
 
 mod batch;
+mod prepared;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
+use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
@@ -20,6 +22,7 @@ use crate::message::{Kind, Outgoing};
 use crate::ws::CloseFrame;
 
 pub(crate) use batch::{Batch, MAX_SLICES};
+pub use prepared::Prepared;
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -53,10 +56,22 @@ pub(crate) struct Fragment<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// What became of a fragment.
+/// A message that waits until another one has been sent whole.
+enum Behind {
+    Message(Outgoing),
+    Encoded(Encoded),
+}
+
+/// A frame that is shared by many sessions.
+pub(crate) struct Encoded {
+    pub(crate) frame: Bytes,
+    /// Bytes of the message, as the books count them.
+    pub(crate) payload: usize,
+}
+
+/// Why something was not queued.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    Queued,
+pub(crate) enum Refused {
     /// Not now: too much waits, or another message is in the middle.
     Full,
     Closed,
@@ -82,7 +97,7 @@ struct State {
     rare: Option<Box<Rare>>,
     /// What waits behind a message that is being sent in fragments.
     #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
-    behind: Option<Box<VecDeque<Outgoing>>>,
+    behind: Option<Box<VecDeque<Behind>>>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The driver waits for the peer to take what it has.
@@ -104,9 +119,17 @@ struct Rare {
 impl State {
     fn push(&mut self, outgoing: Outgoing) {
         if let Some(behind) = &mut self.behind {
-            return behind.push_back(outgoing);
+            return behind.push_back(Behind::Message(outgoing));
         }
         self.fill(|batch| batch.push(outgoing));
+    }
+
+    /// The same with a message that has been encoded.
+    fn push_encoded(&mut self, encoded: Encoded) {
+        if let Some(behind) = &mut self.behind {
+            return behind.push_back(Behind::Encoded(encoded));
+        }
+        self.fill(|batch| batch.push_encoded(encoded));
     }
 
     #[inline]
@@ -171,45 +194,77 @@ impl Outbox {
     /// Queues a message, or gives it back.
     #[inline]
     pub(crate) fn try_push(&self, outgoing: Outgoing, bounds: Bounds) -> Result<(), SendError> {
-        let message = &outgoing.message;
-        let mut state = self.lock();
-        if state.closed {
-            return Err(SendError::Closed(outgoing.message));
+        let len = outgoing.message.len();
+        match self.admit(len, bounds) {
+            Ok(mut state) => {
+                state.push(outgoing);
+                self.pushed(state);
+                Ok(())
+            }
+            Err(Refused::Closed) => Err(SendError::Closed(outgoing.message)),
+            Err(Refused::Full) => Err(SendError::Full(outgoing.message)),
         }
-        let Buffered { messages, bytes } = state.buffered;
-        let fits =
-            messages < bounds.messages && bytes.saturating_add(message.len()) <= bounds.bytes;
-        // A message larger than the whole bound is taken when it is alone.
-        if !fits && (messages > 0 || bytes > 0) {
-            return Err(SendError::Full(outgoing.message));
-        }
-        state.buffered.messages += 1;
-        state.buffered.bytes += message.len();
-        state.push(outgoing);
-        let waker = self.unpark(&state);
-        drop(state);
-        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Queues a message that has been encoded.
+    pub(crate) fn try_push_encoded(&self, encoded: Encoded, bounds: Bounds) -> Result<(), Refused> {
+        let mut state = self.admit(encoded.payload, bounds)?;
+        state.push_encoded(encoded);
+        self.pushed(state);
         Ok(())
     }
 
-    /// Queues a fragment. From the first to the last, other messages wait behind it.
-    pub(crate) fn try_push_fragment(&self, fragment: &Fragment<'_>, bounds: Bounds) -> Pushed {
+    /// The state, with a message of this length on its books.
+    #[inline]
+    fn admit(&self, len: usize, bounds: Bounds) -> Result<MutexGuard<'_, State>, Refused> {
         let mut state = self.lock();
         if state.closed {
-            return Pushed::Closed;
+            return Err(Refused::Closed);
+        }
+        let Buffered { messages, bytes } = state.buffered;
+        let fits = messages < bounds.messages && bytes.saturating_add(len) <= bounds.bytes;
+        // A message larger than the whole bound is taken when it is alone.
+        if !fits && (messages > 0 || bytes > 0) {
+            return Err(Refused::Full);
+        }
+        state.buffered.messages += 1;
+        state.buffered.bytes += len;
+        Ok(state)
+    }
+
+    /// Something has been put in: the driver is woken if it waits.
+    #[inline]
+    fn pushed(&self, state: MutexGuard<'_, State>) {
+        let waker = self.unpark(&state);
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Queues a fragment. From the first to the last, other messages wait behind it.
+    pub(crate) fn try_push_fragment(
+        &self,
+        fragment: &Fragment<'_>,
+        bounds: Bounds,
+    ) -> Result<(), Refused> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Refused::Closed);
         }
         let bytes = state.buffered.bytes.saturating_add(fragment.payload.len());
         let fits = bytes <= bounds.bytes || state.buffered.bytes == 0;
         if !fits || (fragment.first && state.behind.is_some()) {
-            return Pushed::Full;
+            return Err(Refused::Full);
         }
         state.behind.get_or_insert_default();
         state.buffered.bytes += fragment.payload.len();
         state.buffered.messages += usize::from(fragment.last);
         state.fill(|batch| batch.push_fragment(fragment));
         if fragment.last {
-            for outgoing in state.behind.take().into_iter().flat_map(|behind| *behind) {
-                state.push(outgoing);
+            for behind in state.behind.take().into_iter().flat_map(|behind| *behind) {
+                match behind {
+                    Behind::Message(outgoing) => state.push(outgoing),
+                    Behind::Encoded(encoded) => state.push_encoded(encoded),
+                }
             }
         }
         let waker = self.unpark(&state);
@@ -220,7 +275,7 @@ impl Outbox {
             drop(state);
         }
         waker.into_iter().for_each(Waker::wake);
-        Pushed::Queued
+        Ok(())
     }
 
     /// Hears when trying again may help. Made first, then tried, then awaited.

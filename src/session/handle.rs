@@ -16,7 +16,7 @@ use super::writer::{MessageWriter, send_from};
 use crate::error::{SendError, WriteError};
 use crate::hub::{Hub, Member, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing};
-use crate::outbox::{Buffered, Request};
+use crate::outbox::{Buffered, Encoded, Prepared, Refused, Request};
 use crate::shutdown::Shutdown;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
 
@@ -107,6 +107,29 @@ impl Session {
     fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
         let compress = compress && self.0.deflates(message.len());
         self.0.outbox.try_push(Outgoing { message, compress }, self.0.hub.outbox_bounds())
+    }
+
+    /// Queues a message that goes to many sessions, if there is room now; it is encoded and compressed
+    /// once for all of them. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
+    pub fn try_send_prepared(&self, prepared: &Prepared) -> Result<(), SendError> {
+        let (member, message) = (&*self.0, prepared.message());
+        let mut frame = Some(prepared.plain());
+        if let Some(agreement) = member.deflate.filter(|_| member.deflates(message.len())) {
+            frame = prepared.deflated(agreement, member.hub.config.deflate_level());
+        }
+        let Some(frame) = frame else {
+            return self.try_push(message.clone(), true);
+        };
+        let encoded = Encoded { frame: frame.clone(), payload: message.len() };
+        let pushed = member.outbox.try_push_encoded(encoded, member.hub.outbox_bounds());
+        pushed.map_err(|refused| match refused {
+            Refused::Full => SendError::Full(message.clone()),
+            Refused::Closed => SendError::Closed(message.clone()),
+        })
     }
 
     /// Begins a message that is sent in fragments while it comes into being. Nothing leaves, and no

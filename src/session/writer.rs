@@ -12,7 +12,7 @@ use futures_lite::{AsyncRead, AsyncReadExt};
 use super::Session;
 use crate::error::WriteError;
 use crate::message::{CloseCode, Kind};
-use crate::outbox::{Fragment, Pushed, Request};
+use crate::outbox::{Fragment, Refused, Request};
 use crate::ws::{CloseFrame, Utf8};
 
 /// Payload of one fragment. Between two of them a ping or a pong can leave.
@@ -121,17 +121,17 @@ impl MessageWriter {
                 payload: &self.rest[..len],
             };
             match member.outbox.try_push_fragment(&fragment, member.hub.outbox_bounds()) {
-                Pushed::Queued => {
+                Ok(()) => {
                     drop(self.rest.split_to(len));
                     self.stage = if last { Stage::Over } else { Stage::Begun };
                     self.room = None;
                     return Poll::Ready(Ok(()));
                 }
-                Pushed::Closed => {
+                Err(Refused::Closed) => {
                     self.stage = Stage::Over;
                     return Poll::Ready(Err(WriteError::Closed));
                 }
-                Pushed::Full => {}
+                Err(Refused::Full) => {}
             }
             // Listening first, then trying again: room that is made in between is not missed.
             match &mut self.room {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use super::codec::Violation;
-use crate::config::Deflate;
+use crate::config::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
 use crate::message::CloseCode;
 
 /// What was agreed on in the handshake.
@@ -22,6 +22,13 @@ pub(crate) struct Agreement {
     pub(crate) server_window_bits: u8,
     /// The window of the peer's compressor is at most two to the power of this: 8 to 15.
     pub(crate) client_window_bits: u8,
+}
+
+impl Agreement {
+    /// The window with which a message can be compressed that is not for this session alone.
+    pub(crate) fn window_of_one_message(self) -> Option<u8> {
+        (!self.server_takeover).then_some(self.server_window_bits)
+    }
 }
 
 /// What a session keeps from message to message; nothing without context takeover.
@@ -70,7 +77,7 @@ pub(super) fn inflate(
     }
     INFLATER.with_borrow_mut(|inflater| {
         // The largest window reads what was written with any.
-        let inflater = inflater.get_or_insert_with(|| Inflater::new(Deflate::MAX_WINDOW_BITS));
+        let inflater = inflater.get_or_insert_with(|| Inflater::new(MAX_WINDOW_BITS));
         inflater.message(compressed, limit, false)
     })
 }
@@ -150,7 +157,7 @@ struct Deflater(Compress);
 
 impl Deflater {
     fn new(window_bits: u8, level: u8) -> Self {
-        let bits = window_bits.clamp(Deflate::MIN_WINDOW_BITS, Deflate::MAX_WINDOW_BITS);
+        let bits = window_bits.clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS);
         Self(Compress::new_with_window_bits(Compression::new(level.min(9).into()), false, bits))
     }
 
@@ -189,7 +196,7 @@ impl From<Corrupt> for Violation {
 
 impl Inflater {
     fn new(window_bits: u8) -> Self {
-        let bits = window_bits.clamp(Deflate::MIN_WINDOW_BITS, Deflate::MAX_WINDOW_BITS);
+        let bits = window_bits.clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS);
         Self(Decompress::new_with_window_bits(false, bits))
     }
 
@@ -305,7 +312,7 @@ mod tests {
     fn every_length_window_and_level_comes_back() {
         let lengths = [0, 1, 2, 255, 256, 257, 1023, 1024, 1025, 4096, 70_000];
         let messages: Vec<_> = lengths.into_iter().map(text).collect();
-        for bits in Deflate::MIN_WINDOW_BITS..=Deflate::MAX_WINDOW_BITS {
+        for bits in MIN_WINDOW_BITS..=MAX_WINDOW_BITS {
             for level in [0, 1, 6, 9] {
                 for base in [SHARED, DEDICATED] {
                     let agreement =

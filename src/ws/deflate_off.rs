@@ -6,6 +6,12 @@ use super::codec::Violation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {}
 
+impl Agreement {
+    pub(crate) fn window_of_one_message(self) -> Option<u8> {
+        match self {}
+    }
+}
+
 pub(crate) enum Contexts {}
 
 pub(super) fn inflate(
@@ -21,6 +27,7 @@ pub(super) fn inflate(
 pub(super) struct Inflating;
 
 impl Inflating {
+    #[expect(clippy::unused_self, reason = "the feature does")]
     pub(super) fn push(
         &mut self,
         _: &[u8],
@@ -31,6 +38,10 @@ impl Inflating {
     ) -> Result<(), Violation> {
         match agreement {}
     }
+}
+
+pub(crate) fn deflate_alone(_: &[u8], _: &mut Vec<u8>, _: u8, _: u8) -> bool {
+    false
 }
 
 pub(crate) fn deflate(

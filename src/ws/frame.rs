@@ -52,6 +52,9 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// Bytes of the longest one.
+    pub(crate) const MAX: usize = 10;
+
     /// The shortest form, as the RFC asks.
     #[inline]
     pub(crate) fn new(opcode: Opcode, payload: usize) -> Self {

@@ -21,6 +21,6 @@ mod utf8;
 mod tests;
 
 pub(crate) use codec::{Bounds, Codec, Event, Part, Violation};
-pub(crate) use deflate::{Agreement, Contexts, deflate};
+pub(crate) use deflate::{Agreement, Contexts, deflate, deflate_alone};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};
 pub(crate) use utf8::Utf8;
