@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use coracle::config::Config;
 use coracle::{Cause, Closed, MemoryStream, Phase, Server, Session, Side};
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 
 use crate::support::*;
 
@@ -54,6 +54,18 @@ impl Pipe {
     /// False once the server has closed the connection.
     pub fn try_send(&mut self, bytes: &[u8]) -> bool {
         within(self.stream.write_all(bytes)).is_ok()
+    }
+
+    /// Sends as much as there is room for now, and returns how much that was.
+    pub fn send_what_fits(&mut self, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match within(future::poll_once(self.stream.write(&bytes[sent..]))) {
+                None => break,
+                Some(taken) => sent += taken.expect("the server reads"),
+            }
+        }
+        sent
     }
 
     pub fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
