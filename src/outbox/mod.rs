@@ -430,7 +430,8 @@ impl Outbox {
     #[inline]
     fn settled(&self, written: Buffered) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        if written.messages > 0 {
+        // Fragments are bytes of a message that is not complete.
+        if written != Buffered::default() {
             state.buffered.messages -= written.messages;
             state.buffered.bytes -= written.bytes;
             if state.awaited {
