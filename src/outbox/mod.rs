@@ -57,7 +57,7 @@ pub(crate) struct Fragment<'a> {
 }
 
 /// A message that waits until another one has been sent whole.
-enum Behind {
+enum Waiting {
     Message(Outgoing),
     Encoded(Encoded),
 }
@@ -96,8 +96,7 @@ struct State {
     buffered: Buffered,
     rare: Option<Box<Rare>>,
     /// What waits behind a message that is being sent in fragments.
-    #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
-    behind: Option<Box<VecDeque<Behind>>>,
+    behind: Option<Box<Behind>>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The driver waits for the peer to take what it has.
@@ -116,10 +115,18 @@ struct Rare {
     request: Option<Request>,
 }
 
+#[derive(Default)]
+struct Behind {
+    messages: VecDeque<Waiting>,
+    /// Of their payload.
+    bytes: usize,
+}
+
 impl State {
     fn push(&mut self, outgoing: Outgoing) {
         if let Some(behind) = &mut self.behind {
-            return behind.push_back(Behind::Message(outgoing));
+            behind.bytes += outgoing.message.len();
+            return behind.messages.push_back(Waiting::Message(outgoing));
         }
         self.fill(|batch| batch.push(outgoing));
     }
@@ -127,7 +134,8 @@ impl State {
     /// The same with a message that has been encoded.
     fn push_encoded(&mut self, encoded: Encoded) {
         if let Some(behind) = &mut self.behind {
-            return behind.push_back(Behind::Encoded(encoded));
+            behind.bytes += encoded.payload;
+            return behind.messages.push_back(Waiting::Encoded(encoded));
         }
         self.fill(|batch| batch.push_encoded(encoded));
     }
@@ -250,9 +258,14 @@ impl Outbox {
         if state.closed {
             return Err(Refused::Closed);
         }
-        let bytes = state.buffered.bytes.saturating_add(fragment.payload.len());
-        let fits = bytes <= bounds.bytes || state.buffered.bytes == 0;
-        if !fits || (fragment.first && state.behind.is_some()) {
+        let Buffered { messages, bytes } = state.buffered;
+        // What waits behind the message leaves no room before its end: then a fragment is taken when
+        // no other is in front of it.
+        let behind = state.behind.as_ref().map_or(0, |behind| behind.bytes);
+        let alone = bytes == behind && (messages == 0 || !fragment.first);
+        let fits = bytes.saturating_add(fragment.payload.len()) <= bounds.bytes
+            && (messages < bounds.messages || !fragment.first);
+        if !(fits || alone) || (fragment.first && state.behind.is_some()) {
             return Err(Refused::Full);
         }
         state.behind.get_or_insert_default();
@@ -260,10 +273,10 @@ impl Outbox {
         state.buffered.messages += usize::from(fragment.last);
         state.fill(|batch| batch.push_fragment(fragment));
         if fragment.last {
-            for behind in state.behind.take().into_iter().flat_map(|behind| *behind) {
-                match behind {
-                    Behind::Message(outgoing) => state.push(outgoing),
-                    Behind::Encoded(encoded) => state.push_encoded(encoded),
+            for waiting in state.behind.take().into_iter().flat_map(|behind| behind.messages) {
+                match waiting {
+                    Waiting::Message(outgoing) => state.push(outgoing),
+                    Waiting::Encoded(encoded) => state.push_encoded(encoded),
                 }
             }
         }
