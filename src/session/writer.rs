@@ -66,15 +66,21 @@ impl MessageWriter {
     ///
     /// # Cancel safety
     ///
-    /// Safe: what a dropped future has not queued is kept, and goes before what is written next.
+    /// Safe: what a dropped future has not queued is kept, and goes before what is written next. (A
+    /// future that was never polled has done nothing.)
     pub async fn write(&mut self, bytes: impl Into<Bytes>) -> Result<(), WriteError> {
         let bytes = bytes.into();
-        self.flush().await?;
-        if self.kind == Kind::Text {
-            self.text.push(&bytes).map_err(|_| WriteError::NotUtf8)?;
-            drop(self.text.take());
+        if self.stage == Stage::Over {
+            return Err(WriteError::Closed);
         }
-        self.rest = bytes;
+        if self.kind == Kind::Text {
+            // On a copy: bytes that are refused have not been.
+            let mut text = self.text.clone();
+            text.push(&bytes).map_err(|_| WriteError::NotUtf8)?;
+            drop(text.take());
+            self.text = text;
+        }
+        self.rest = if self.rest.is_empty() { bytes } else { [&self.rest[..], &bytes].concat().into() };
         self.flush().await
     }
 

@@ -2,7 +2,7 @@
 //! there.
 
 /// Text of which the last character may still be incomplete.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Utf8 {
     text: String,
     /// The one to three bytes of a character whose rest has not arrived.
