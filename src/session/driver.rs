@@ -28,12 +28,14 @@ pub(crate) fn drive<H: Handler>(
 ) -> impl Future<Output = ()> {
     async move {
         let session = link.session().clone();
-        if call(|| handler.streams(&session)) == Some(true) {
-            link.stream_messages();
-        }
         // In a block, so that nothing of it is kept.
         {
-            let opened = pin!(call(|| handler.open(&session)));
+            let opened = pin!(call(|| {
+                if handler.streams(&session) {
+                    link.stream_messages();
+                }
+                handler.open(&session)
+            }));
             let opened = Alongside::new(&mut link, opened).await;
             if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
                 Box::pin(conclude(&mut link, handler, opened)).await;
