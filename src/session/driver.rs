@@ -1,7 +1,9 @@
 //! The one task that owns a session: reads a message, calls the handler and waits for it, reads
 //! again. While a callback is pending, the link goes on with everything else.
 
+use std::error::Error;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -9,7 +11,7 @@ use std::task::{Context, Poll};
 use super::handler::{Flow, Handler, HandlerError, Outcome};
 use super::link::Arrived;
 use super::{Cause, Closed, Link};
-use crate::error::SendError;
+use crate::error::{Interrupted, SendError, WriteError};
 use crate::executor::{Time, panic_text};
 use crate::hub::Membership;
 
@@ -100,7 +102,7 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     let id = link.session().id();
     if let HandlerError::Failed(error) = &error {
         // A handler that passes on that its own session has ended has not failed.
-        if matches!(error.downcast_ref(), Some(SendError::Closed(_))) && !link.session().is_open() {
+        if says_closed(&**error) && !link.session().is_open() {
             return log::debug!("session {id}: the handler found it closed");
         }
         log::warn!("session {id}: handler failed: {error}");
@@ -111,6 +113,19 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     if let Some(Err(panic)) = Alongside::new(link, reported).await {
         count_panic(link, "on_error", &panic);
     }
+}
+
+/// Whether an error is what sending, writing or receiving says of a session that has ended.
+fn says_closed(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return error.get_ref().is_some_and(|inner| inner.is::<Interrupted>());
+    }
+    match error.downcast_ref() {
+        Some(WriteError::Closed) => return true,
+        Some(WriteError::Source(error)) => return says_closed(error),
+        _ => {}
+    }
+    error.is::<Interrupted>() || matches!(error.downcast_ref(), Some(SendError::Closed(_)))
 }
 
 /// What a callback came to: its output, or the text of its panic.
