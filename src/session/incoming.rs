@@ -107,11 +107,13 @@ pub struct Incoming {
     kind: Kind,
     /// Of a part that has been read in pieces.
     rest: Bytes,
+    /// As a stream it has ended, with an error.
+    failed: bool,
 }
 
 impl Incoming {
     pub(super) fn new(inlet: Rc<Inlet>, kind: Kind) -> Self {
-        Self { inlet, kind, rest: Bytes::new() }
+        Self { inlet, kind, rest: Bytes::new(), failed: false }
     }
 
     /// Whether it is a text. Each part of a text is UTF-8 by itself.
@@ -137,8 +139,14 @@ impl Incoming {
 impl Stream for Incoming {
     type Item = Result<Bytes, Interrupted>;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.inlet.poll_next(cx)
+    /// Behind an error there is nothing.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        let part = ready!(self.inlet.poll_next(cx));
+        self.failed = matches!(part, Some(Err(_)));
+        Poll::Ready(part)
     }
 }
 
