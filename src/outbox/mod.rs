@@ -45,6 +45,8 @@ pub struct Buffered {
 #[derive(Debug)]
 pub(crate) enum Request {
     Close(CloseFrame),
+    /// A message has been abandoned half-way: nothing can follow it. Any other reason is a better one.
+    Unfinished,
     Abort,
 }
 

@@ -517,14 +517,10 @@ impl Link {
             }
             taken.batch = Some(control.before(taken.batch.take()));
         }
-        match taken.request() {
-            None => {}
-            Some(Request::Abort) => {
-                self.end_now(Side::Server, Cause::Aborted, None);
+        if let Some(request) = taken.request() {
+            self.requested(request);
+            if self.stage == Stage::Done {
                 return true;
-            }
-            Some(Request::Close(close)) => {
-                self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
             }
         }
         if taken.last && self.stage == Stage::Closing {
@@ -652,16 +648,21 @@ impl Link {
         if self.batch.is_none() && matches!(self.stage, Stage::Open | Stage::Closing) {
             return false;
         }
-        match self.session.member().outbox.take_request() {
-            None => {}
-            Some(Request::Abort) => {
-                self.end_now(Side::Server, Cause::Aborted, None);
-            }
-            Some(Request::Close(close)) => {
-                self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
-            }
+        let request = self.session.member().outbox.take_request();
+        if let Some(request) = request {
+            self.requested(request);
         }
         false
+    }
+
+    #[cold]
+    fn requested(&mut self, request: Request) {
+        let close = match request {
+            Request::Abort => return self.end_now(Side::Server, Cause::Aborted, None),
+            Request::Close(close) => close,
+            Request::Unfinished => CloseFrame::new(CloseCode::INTERNAL, "message not finished"),
+        };
+        self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
     }
 
     /// The server's stop is raced with everything else here, and never with a callback. The worker

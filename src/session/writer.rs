@@ -11,9 +11,9 @@ use futures_lite::{AsyncRead, AsyncReadExt};
 
 use super::Session;
 use crate::error::WriteError;
-use crate::message::{CloseCode, Kind};
+use crate::message::Kind;
 use crate::outbox::{Fragment, Refused, Request};
-use crate::ws::{CloseFrame, Utf8};
+use crate::ws::Utf8;
 
 /// Payload of one fragment. Between two of them a ping or a pong can leave.
 const FRAGMENT: usize = 16 * 1024;
@@ -154,8 +154,7 @@ impl MessageWriter {
 impl Drop for MessageWriter {
     fn drop(&mut self) {
         if self.stage == Stage::Begun {
-            let close = CloseFrame::new(CloseCode::INTERNAL, "message not finished");
-            self.session.member().outbox.request(Request::Close(close));
+            self.session.member().outbox.request(Request::Unfinished);
         }
     }
 }
