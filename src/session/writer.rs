@@ -80,7 +80,8 @@ impl MessageWriter {
             drop(text.take());
             self.text = text;
         }
-        self.rest = if self.rest.is_empty() { bytes } else { [&self.rest[..], &bytes].concat().into() };
+        self.rest =
+            if self.rest.is_empty() { bytes } else { [&self.rest[..], &bytes].concat().into() };
         self.flush().await
     }
 
