@@ -85,7 +85,11 @@ pub(super) fn inflate(
 /// Decompresses a message piece by piece, as it arrives. Without context takeover it is one of its
 /// own, for as long as the message takes.
 #[derive(Default)]
-pub(super) struct Inflating(Option<Inflater>);
+pub(super) struct Inflating {
+    own: Option<Inflater>,
+    /// Some of the message has come, and it goes on.
+    open: bool,
+}
 
 impl Inflating {
     /// Appends what a piece says; `last`: it is the end of the message.
@@ -100,11 +104,15 @@ impl Inflating {
         let place = if agreement.client_takeover {
             &mut contexts.get_or_insert_default().inflater
         } else {
-            &mut self.0
+            &mut self.own
         };
         let inflater = place.get_or_insert_with(|| Inflater::new(agreement.client_window_bits));
-        let over = inflater.part(piece, out, usize::MAX)?;
-        if last && !over {
+        if !piece.is_empty() {
+            self.open = !inflater.part(piece, out, usize::MAX)?;
+        }
+        // Behind the end of a stream it would be the beginning of another one, which the next message
+        // would be taken for the rest of.
+        if last && self.open {
             inflater.part(&TAIL, out, usize::MAX)?;
         }
         Ok(())
@@ -220,7 +228,7 @@ impl Inflater {
         message.reserve_exact(likely.saturating_add(1));
         let over = self.part(compressed, &mut message, limit)?;
         // When the peer has ended its stream (RFC 7692 section 7.2.3.4), nothing is missing.
-        if !over {
+        if !over && !compressed.is_empty() {
             self.part(&TAIL, &mut message, limit)?;
         }
         message.shrink_to_fit();
@@ -384,6 +392,8 @@ mod tests {
         // Section 7.2.3.6, and without even the byte it asks for.
         assert_eq!(read(&[0x00]), Ok(Vec::new()));
         assert_eq!(read(&[]), Ok(Vec::new()));
+        // Which leaves the stream as it was.
+        assert_eq!(read(&[0xF2, 0x48, 0xCD, 0xC9, 0xC9, 0x07, 0x00]), hello);
     }
 
     #[test]
