@@ -9,8 +9,10 @@ use async_tungstenite::tungstenite::protocol::{Role, WebSocket};
 use async_tungstenite::tungstenite::{self, error::ProtocolError};
 use bytes::Bytes;
 
+#[cfg(feature = "deflate")]
+use super::deflate::Agreement;
 use super::{Bounds, CloseFrame, Codec, Event, Violation};
-use crate::message::{CloseCode, Message};
+use crate::message::{CloseCode, Kind, Message};
 
 /// The defaults of the configuration.
 const BOUNDS: Bounds =
@@ -958,5 +960,211 @@ fn another_implementation_reads_the_same() {
             assert!(read == sent, "round {round}: the codec, in pieces of {size}");
         }
         assert!(tungstenite_reads(stream) == sent, "round {round}: tungstenite");
+    }
+}
+
+// Messages in parts.
+
+/// What came out of a stream of which messages are handed on in parts. How a message is cut into parts
+/// depends on the reads; nothing else may.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Streamed {
+    /// Whole messages and control frames, in the order of their ends.
+    events: Vec<Event>,
+    violation: Option<Violation>,
+}
+
+/// Feeds the pieces, and checks what must hold of every part. Also returns what had come of a message
+/// that was not completed.
+fn feed_streamed<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    bounds: &Bounds,
+) -> (Streamed, Option<(Kind, Vec<u8>)>) {
+    let (mut codec, mut contexts) = (Codec::default(), None);
+    let mut outcome = Streamed::default();
+    let mut open: Option<(Kind, Vec<u8>)> = None;
+    for piece in pieces {
+        let mut piece = piece.to_vec();
+        let mut rest = &mut piece[..];
+        loop {
+            let event = match codec.next(&mut rest, bounds, &mut contexts) {
+                Ok(None) => break,
+                Ok(Some(event)) => event,
+                Err(violation) => {
+                    outcome.violation = Some(violation);
+                    return (outcome, open);
+                }
+            };
+            let Event::Part(part) = event else {
+                assert!(!matches!(event, Event::Message(_)), "messages are streamed");
+                outcome.events.push(event);
+                continue;
+            };
+            assert_eq!(
+                part.first.is_some(),
+                open.is_none(),
+                "the first one, and no other, says so"
+            );
+            assert!(part.first.is_some() || part.last || !part.bytes.is_empty(), "for nothing");
+            let (kind, bytes) = open.get_or_insert_with(|| (part.first.unwrap(), Vec::new()));
+            assert!(*kind == Kind::Binary || std::str::from_utf8(&part.bytes).is_ok());
+            bytes.extend_from_slice(&part.bytes);
+            if part.last {
+                let (kind, bytes) = open.take().unwrap();
+                outcome.events.push(Event::Message(match kind {
+                    Kind::Text => String::from_utf8(bytes).unwrap().into(),
+                    Kind::Binary => bytes.into(),
+                }));
+            }
+        }
+        assert!(rest.is_empty(), "without an event everything is consumed");
+        assert!(codec.heap_bytes() <= 256, "nothing is kept: {}", codec.heap_bytes());
+    }
+    (outcome, open)
+}
+
+/// What comes out of this stream in parts, however it is cut: the same as in whole messages.
+#[track_caller]
+fn streams_alike(bytes: &[u8], bounds: &Bounds) -> Streamed {
+    let streamed = Bounds { streamed: true, ..*bounds };
+    let whole = feed([bytes], bounds);
+    let whole = Streamed { events: whole.events, violation: whole.violation };
+    let (one_by_one, most) = feed_streamed(bytes.chunks(1), &streamed);
+    assert_eq!(one_by_one, whole, "byte by byte");
+    let check = |(outcome, open): (Streamed, Option<(Kind, Vec<u8>)>), how: &str| {
+        assert_eq!(outcome, whole, "{how}");
+        // Before a violation more or less of the message may have been handed on.
+        match (open, &most) {
+            (None, None) => {}
+            (None, Some(_)) => assert!(whole.violation.is_some(), "{how}"),
+            (Some((kind, bytes)), Some((most_kind, most))) => {
+                assert_eq!(kind, *most_kind);
+                assert!(most.starts_with(&bytes), "{how}");
+                assert!(bytes.len() == most.len() || whole.violation.is_some(), "{how}");
+            }
+            (Some(_), None) => panic!("{how}"),
+        }
+    };
+    check(feed_streamed([bytes], &streamed), "whole");
+    for at in 0..=bytes.len().min(2048) {
+        let (left, right) = bytes.split_at(at);
+        check(feed_streamed([left, right], &streamed), &format!("cut at {at}"));
+    }
+    let mut lcg = Lcg(bytes.len() as u64);
+    for round in 0..20 {
+        let longest = (2 << (round % 12)).max(bytes.len() / 100);
+        let mut pieces = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.len().min(lcg.below(longest + 1)));
+            pieces.push(piece);
+            rest = after;
+        }
+        check(feed_streamed(pieces, &streamed), "random pieces");
+    }
+    whole
+}
+
+#[test]
+fn in_parts_a_stream_says_the_same_however_it_is_cut() {
+    let text_in_pieces = [
+        frame(TEXT_BEGINS, b"\xE2"),
+        frame(PING, b"between"),
+        frame(MORE, b""),
+        frame(MORE, b"\x82\xAC and"),
+        frame(PONG, b""),
+        frame(LAST, b" more"),
+    ]
+    .concat();
+    let several = [
+        text_in_pieces.clone(),
+        frame(BINARY, b""),
+        frame(TEXT, b""),
+        frame(BINARY_BEGINS, b""),
+        frame(LAST, b""),
+        frame(BINARY, &[7; 1000]),
+        frame(TEXT_BEGINS, b"x"),
+        frame(LAST, b""),
+    ]
+    .concat();
+    assert_eq!(streams_alike(&several, &BOUNDS).events.len(), 8);
+    let mut lcg = Lcg(3);
+    let long = lcg.bytes(60_000);
+    assert_eq!(streams_alike(&frame(BINARY, &long), &BOUNDS).events, [binary(&long)]);
+    // Messages that have not ended, and ones that are followed by the end.
+    streams_alike(&text_in_pieces[..text_in_pieces.len() - 3], &BOUNDS);
+    let stream = [&text_in_pieces[..20], &frame(CLOSE, b"")].concat();
+    streams_alike(&stream, &BOUNDS);
+    let stream = [frame(TEXT_BEGINS, b"half"), frame(CLOSE, &close_payload(1000, b""))].concat();
+    assert_eq!(streams_alike(&stream, &BOUNDS).events, [closed(1000, "")]);
+}
+
+#[test]
+fn in_parts_the_same_is_refused_however_it_is_cut() {
+    let begun = frame(TEXT_BEGINS, b"good");
+    for (bad, code) in [
+        (frame(LAST, b"b\xFFd"), 1007),
+        (frame(LAST, b"b\xE2\x82"), 1007),
+        (frame(MORE, b"\xED\xA0\x80"), 1007),
+        (frame(TEXT, b"new"), 1002),
+        (frame(BINARY_BEGINS, b""), 1002),
+        (frame(LAST | 0x40, b"x"), 1002),
+        (frame(PING, &[0; 126]), 1002),
+        (header64(LAST, 1 << 40), 1009),
+        (frame(LAST, &[b'x'; 97]), 1009),
+    ] {
+        let bounds = Bounds { message_bytes: 100, ..BOUNDS };
+        let stream = [&begun[..], &bad, b"and more"].concat();
+        let outcome = streams_alike(&stream, &bounds);
+        assert_eq!(outcome.violation.map(|it| it.code.as_u16()), Some(code), "{bad:02X?}");
+        assert_eq!(outcome.events, []);
+    }
+    for (bad, index) in NOT_UTF8 {
+        let stream = [begun.clone(), frame(LAST, bad)].concat();
+        let streamed = Bounds { streamed: true, ..BOUNDS };
+        let expected = stream.len() - bad.len() + index + 1;
+        assert_eq!(refused_after(&stream, &streamed), expected, "{bad:02X?}");
+    }
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn in_parts_a_compressed_stream_says_the_same_however_it_is_cut() {
+    for client_takeover in [false, true] {
+        let agreement = Agreement {
+            server_takeover: client_takeover,
+            client_takeover,
+            server_window_bits: 15,
+            client_window_bits: 15,
+        };
+        let bounds = Bounds { deflate: Some(agreement), message_bytes: 1000, ..BOUNDS };
+        // RFC 7692 section 7.2.3: each alone, in two frames at every place, and with an empty last one.
+        for wire in [
+            &b"\xF2\x48\xCD\xC9\xC9\x07\x00"[..],
+            b"\xF3\x48\xCD\xC9\xC9\x07\x00",
+            b"\xF3\x48\xCD\xC9\xC9\x07\x00\x00",
+            b"\xF2\x48\x05\x00\x00\x00\xFF\xFF\xCA\xC9\xC9\x07\x00",
+        ] {
+            let mut stream = frame(TEXT | 0x40, wire);
+            for at in 0..=wire.len() {
+                stream.extend(frame(TEXT_BEGINS | 0x40, &wire[..at]));
+                stream.extend(frame(LAST, &wire[at..]));
+            }
+            stream.extend(frame(TEXT | 0x40, b"\0"));
+            stream.extend(frame(TEXT | 0x40, b""));
+            stream.extend(frame(TEXT, b"plain"));
+            stream.extend(frame(TEXT | 0x40, wire));
+            let outcome = streams_alike(&stream, &bounds);
+            assert_eq!(outcome.violation, None);
+            assert_eq!(outcome.events.len(), wire.len() + 6);
+            assert_eq!(outcome.events.last(), Some(&text("Hello")));
+        }
+        // Garbage, and more than the limit.
+        let bad = frame(TEXT | 0x40, &[0xFF; 20]);
+        assert_eq!(streams_alike(&bad, &bounds).violation.map(|it| it.code.as_u16()), Some(1007));
+        let mut wire = Vec::new();
+        assert!(super::deflate::deflate_alone(&[b'x'; 1001], &mut wire, 15, 6));
+        let outcome = streams_alike(&frame(TEXT | 0x40, &wire), &bounds);
+        assert_eq!(outcome.violation.map(|it| it.code.as_u16()), Some(1009));
     }
 }
