@@ -85,11 +85,7 @@ pub(super) fn inflate(
 /// Decompresses a message piece by piece, as it arrives. Without context takeover it is one of its
 /// own, for as long as the message takes.
 #[derive(Default)]
-pub(super) struct Inflating {
-    own: Option<Inflater>,
-    /// Some of the message has come, and it goes on.
-    open: bool,
-}
+pub(super) struct Inflating(Option<Inflater>);
 
 impl Inflating {
     /// Appends what a piece says; `last`: it is the end of the message.
@@ -104,18 +100,11 @@ impl Inflating {
         let place = if agreement.client_takeover {
             &mut contexts.get_or_insert_default().inflater
         } else {
-            &mut self.own
+            &mut self.0
         };
         let inflater = place.get_or_insert_with(|| Inflater::new(agreement.client_window_bits));
-        if !piece.is_empty() {
-            self.open = !inflater.part(piece, out, usize::MAX)?;
-        }
-        // Behind the end of a stream it would be the beginning of another one, which the next message
-        // would be taken for the rest of.
-        if last && self.open {
-            inflater.part(&TAIL, out, usize::MAX)?;
-        }
-        Ok(())
+        inflater.part(piece, out, usize::MAX)?;
+        if last { inflater.finish(out, usize::MAX) } else { Ok(()) }
     }
 }
 
@@ -187,11 +176,22 @@ impl Deflater {
         if out[start..].ends_with(&TAIL) {
             out.truncate(out.len() - TAIL.len());
         }
+        // Flushed twice, zlib has nothing to say the second time; but the tail that the reader adds
+        // must have a block to end (RFC 7692 section 7.2.3.6).
+        if out.len() == start {
+            out.push(0);
+        }
     }
 }
 
 /// Reads what a [`Deflater`] of anybody has written.
-pub(super) struct Inflater(Decompress);
+pub(super) struct Inflater {
+    stream: Decompress,
+    /// Something of the message has been read that the tail must end. Without it (an empty message
+    /// without its byte, the end of a stream) the tail would begin a block that has no end, and
+    /// spoil the next message.
+    begun: bool,
+}
 
 /// The input is no deflate stream.
 struct Corrupt;
@@ -205,7 +205,7 @@ impl From<Corrupt> for Violation {
 impl Inflater {
     fn new(window_bits: u8) -> Self {
         let bits = window_bits.clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS);
-        Self(Decompress::new_with_window_bits(false, bits))
+        Self { stream: Decompress::new_with_window_bits(false, bits), begun: false }
     }
 
     fn message(
@@ -216,9 +216,14 @@ impl Inflater {
     ) -> Result<Vec<u8>, Violation> {
         let message = self.whole(compressed, limit);
         if !takeover || message.is_err() {
-            self.0.reset(false);
+            self.reset();
         }
         message
+    }
+
+    fn reset(&mut self) {
+        self.stream.reset(false);
+        self.begun = false;
     }
 
     fn whole(&mut self, compressed: &[u8], limit: usize) -> Result<Vec<u8>, Violation> {
@@ -226,29 +231,36 @@ impl Inflater {
         // By what has arrived, not by what it may become.
         let likely = compressed.len().saturating_mul(3).min(limit);
         message.reserve_exact(likely.saturating_add(1));
-        let over = self.part(compressed, &mut message, limit)?;
-        // When the peer has ended its stream (RFC 7692 section 7.2.3.4), nothing is missing.
-        if !over && !compressed.is_empty() {
-            self.part(&TAIL, &mut message, limit)?;
-        }
+        self.part(compressed, &mut message, limit)?;
+        self.finish(&mut message, limit)?;
         message.shrink_to_fit();
         Ok(message)
     }
 
-    /// Decompresses all of `input`. Returns whether it ended with the end of a stream.
+    /// Adds what the peer has left out at the end of the message. When it has ended its stream there
+    /// (RFC 7692 section 7.2.3.4), nothing is missing.
+    fn finish(&mut self, message: &mut Vec<u8>, limit: usize) -> Result<(), Violation> {
+        if self.begun {
+            self.part(&TAIL, message, limit)?;
+            self.begun = false;
+        }
+        Ok(())
+    }
+
+    /// Decompresses all of `input`.
     fn part(
         &mut self,
         mut input: &[u8],
         message: &mut Vec<u8>,
         limit: usize,
-    ) -> Result<bool, Violation> {
+    ) -> Result<(), Violation> {
         loop {
             let over = self.step(&mut input, message)?;
             if message.len() > limit {
                 return Err(Violation::TOO_BIG);
             }
             if input.is_empty() && (over || message.len() < message.capacity()) {
-                return Ok(over);
+                return Ok(());
             }
             if message.len() == message.capacity() {
                 let more = message.len().max(STEP).min((limit - message.len()).saturating_add(1));
@@ -260,15 +272,16 @@ impl Inflater {
     /// Decompresses as much as there is room for in `out`. Returns whether a final block has ended;
     /// what follows is another stream.
     fn step(&mut self, input: &mut &[u8], out: &mut Vec<u8>) -> Result<bool, Corrupt> {
-        let before = (self.0.total_in(), out.len());
+        let before = (self.stream.total_in(), out.len());
         let status =
-            self.0.decompress_vec(input, out, FlushDecompress::Sync).map_err(|_| Corrupt)?;
-        let consumed = (self.0.total_in() - before.0) as usize;
+            self.stream.decompress_vec(input, out, FlushDecompress::Sync).map_err(|_| Corrupt)?;
+        let consumed = (self.stream.total_in() - before.0) as usize;
         *input = &input[consumed..];
         if status == Status::StreamEnd {
-            self.0.reset(false);
+            self.reset();
             return Ok(true);
         }
+        self.begun |= consumed > 0;
         let stuck = consumed == 0 && out.len() == before.1;
         if stuck && !input.is_empty() && out.len() < out.capacity() {
             return Err(Corrupt);
