@@ -82,14 +82,24 @@ impl Pipe {
     /// `None` at the end of the stream.
     #[track_caller]
     pub fn try_read_frame(&mut self) -> Option<Frame> {
+        let (compressed, frame) = self.try_read_either()?;
+        assert!(!compressed, "reserved bits are zero");
+        Some(frame)
+    }
+
+    /// The same where permessage-deflate has been agreed on: whether its bit is set, and the frame.
+    #[track_caller]
+    pub fn try_read_either(&mut self) -> Option<(bool, Frame)> {
         let mut first = [0];
         if within(self.stream.read(&mut first)).expect("a frame or the end") == 0 {
             return None;
         }
         let [first] = first;
-        Some(Frame::read(first, |bytes| {
+        let compressed = first & 0x40 != 0;
+        let exactly = |bytes: &mut [u8]| {
             within(self.stream.read_exact(bytes)).expect("a whole frame");
-        }))
+        };
+        Some((compressed, Frame::read(first & !0x40, exactly)))
     }
 
     #[track_caller]
