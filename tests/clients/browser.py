@@ -1,7 +1,8 @@
-"""A page in headless Chromium against an echo server: browser.py BROWSER PROFILE URL
+"""A page in headless Chromium against an echo server: browser.py BROWSER PROFILE URL [--deflate | --deflate-dedicated]
 
 Serves the page from a port of its own, so that it has an origin as in real life, and waits for
-what the page reports.
+what the page reports. With a flag the server must agree on permessage-deflate, without it it
+must not.
 """
 
 import http.server
@@ -12,7 +13,8 @@ import subprocess
 import sys
 import threading
 
-browser, profile, url = sys.argv[1:]
+browser, profile, url = sys.argv[1:4]
+extension = "permessage-deflate" if len(sys.argv) > 4 else ""
 reports = queue.Queue()
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>echo</title><script>
@@ -39,6 +41,10 @@ async function run() {
     socket.binaryType = 'arraybuffer';
     await next(socket, 'open');
     check(socket.protocol === '', 'no subprotocol');
+    check(socket.extensions.split(';')[0] === EXTENSION, 'extensions: "' + socket.extensions + '"');
+    const line = (n) => '{"id":' + n + ',"name":"Grüße, 世界"}\\n';
+    const long = Array.from({ length: 40000 }, (_, n) => line(n)).join('');
+    check(long.length > 1 << 20 && await echo(socket, long) === long, 'a MiB of text comes back');
     for (const text of ['', 'hello', 'grüße, 世界 👋', 'x'.repeat(100000)]) {
         check(await echo(socket, text) === text, 'text of ' + text.length + ' comes back');
     }
@@ -64,7 +70,8 @@ run().then(() => ({ steps }), (error) => ({ steps, error: String(error) })).then
 
 class Page(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        body = PAGE.replace("URL_OF_SERVER", json.dumps(url)).encode()
+        body = PAGE.replace("URL_OF_SERVER", json.dumps(url))
+        body = body.replace("EXTENSION", json.dumps(extension)).encode()
         self.send_response(200 if self.path == "/" else 404)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))

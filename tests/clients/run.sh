@@ -4,6 +4,9 @@
 #   tests/clients/run.sh               builds the example and tries every client that is installed
 #   tests/clients/run.sh PATH/TO/echo  takes a server that has been built
 #
+# Each of them meets the server three times: without compression, with --deflate and with
+# --deflate-dedicated, and checks that permessage-deflate is agreed on exactly where it should be.
+#
 # It says PASS, FAIL or SKIP for each; a FAIL makes its exit status 1. What it installs (a Python
 # environment with `websockets`, the npm package `ws`) is under target/clients.
 set -u
@@ -21,26 +24,36 @@ else
     server=$target/debug/examples/echo
 fi
 
-: >"$work/server.out"
-"$server" 127.0.0.1:0 --max-message 16777216 >"$work/server.out" 2>"$work/server.log" &
-server_pid=$!
-trap 'kill "$server_pid" 2>/dev/null' EXIT
+server_pid=
+trap '[ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null' EXIT
 trap 'exit 1' HUP INT TERM
 
-url=
-tries=0
-while [ -z "$url" ]; do
-    url=$(sed -n 's/^listening on //p' "$work/server.out")
-    tries=$((tries + 1))
-    if [ $tries -gt 200 ] || ! kill -0 "$server_pid" 2>/dev/null; then
-        echo "the server does not start:" >&2
-        cat "$work/server.log" >&2
-        exit 1
-    fi
-    sleep 0.05
-done
-http=http${url#ws}
-echo "server: $url"
+start() { # [FLAG]
+    : >"$work/server.out"
+    "$server" 127.0.0.1:0 --max-message 16777216 "$@" >"$work/server.out" 2>"$work/server.log" &
+    server_pid=$!
+    url=
+    tries=0
+    while [ -z "$url" ]; do
+        url=$(sed -n 's/^listening on //p' "$work/server.out")
+        tries=$((tries + 1))
+        if [ $tries -gt 200 ] || ! kill -0 "$server_pid" 2>/dev/null; then
+            echo "the server does not start:" >&2
+            cat "$work/server.log" >&2
+            exit 1
+        fi
+        sleep 0.05
+    done
+    http=http${url#ws}
+    echo "server: $url${1:+ $1}"
+}
+stop() {
+    kill -TERM "$server_pid"
+    wait "$server_pid"
+    status=$?
+    server_pid=
+    verdict "the server stops by SIGTERM with status 0" $status "$work/server.log"
+}
 
 failed=0
 verdict() { # NAME STATUS LOG
@@ -58,6 +71,8 @@ skip() { # NAME REASON
 installed() {
     command -v "$1" >/dev/null 2>&1
 }
+
+start
 
 # --- curl ---------------------------------------------------------------------------------------
 if installed curl; then
@@ -97,6 +112,11 @@ else
     skip curl "not installed"
 fi
 
+# What cannot be tried stays as it is here.
+try_python() { :; }
+try_node() { :; }
+try_browser() { :; }
+
 # --- Python: websockets -------------------------------------------------------------------------
 if installed python3; then
     python=$work/venv/bin/python
@@ -106,10 +126,11 @@ if installed python3; then
             "$python" -m pip install --quiet --disable-pip-version-check websockets >>"$log" 2>&1
     fi
     if "$python" -c 'import websockets' 2>/dev/null; then
-        name="Python websockets $("$python" -c 'import websockets; print(websockets.__version__)')"
-        log=$work/python.log
-        timeout 60 "$python" "$here/websockets_client.py" "$url" >"$log" 2>&1
-        verdict "$name" $? "$log"
+        version=$("$python" -c 'import websockets; print(websockets.__version__)')
+        try_python() { # NAME LOG [FLAG]
+            timeout 60 "$python" "$here/websockets_client.py" "$url" ${3:+"$3"} >"$2" 2>&1
+            verdict "Python websockets $version$1" $? "$2"
+        }
     else
         skip "Python websockets" "cannot be installed, see $log"
     fi
@@ -125,10 +146,12 @@ if installed node && installed npm; then
         npm install --silent --no-audit --no-fund --prefix "$work/node" ws >"$log" 2>&1
     fi
     if [ -d "$work/node/node_modules/ws" ]; then
-        version=$(node -p "require('$work/node/node_modules/ws/package.json').version")
-        log=$work/node.log
-        timeout 60 node "$here/ws_client.cjs" "$work/node/node_modules/ws" "$url" >"$log" 2>&1
-        verdict "npm ws $version" $? "$log"
+        node_version=$(node -p "require('$work/node/node_modules/ws/package.json').version")
+        try_node() { # NAME LOG [FLAG]
+            timeout 60 node "$here/ws_client.cjs" "$work/node/node_modules/ws" "$url" \
+                ${3:+"$3"} >"$2" 2>&1
+            verdict "npm ws $node_version$1" $? "$2"
+        }
     else
         skip "npm ws" "cannot be installed, see $log"
     fi
@@ -148,15 +171,24 @@ if [ -z "$browser" ]; then
 elif ! installed python3; then
     skip Chromium "python3, which serves the page, is not installed"
 else
-    log=$work/browser.log
-    timeout 120 python3 "$here/browser.py" "$browser" "$work/profile" "$url" >"$log" 2>&1
-    status=$?
-    verdict "$("$browser" --version 2>/dev/null | head -n 1), headless" $status "$log"
+    browser_version=$("$browser" --version 2>/dev/null | head -n 1)
+    try_browser() { # NAME LOG [FLAG]
+        timeout 120 python3 "$here/browser.py" "$browser" "$work/profile" "$url" \
+            ${3:+"$3"} >"$2" 2>&1
+        verdict "$browser_version, headless$1" $? "$2"
+    }
 fi
 
-# --- The end ------------------------------------------------------------------------------------
-kill -TERM "$server_pid"
-wait "$server_pid"
-verdict "the server stops by SIGTERM with status 0" $? "$work/server.log"
-trap - EXIT
+# --- Each with and without compression ----------------------------------------------------------
+try_python '' "$work/python.log"
+try_node '' "$work/node.log"
+try_browser '' "$work/browser.log"
+stop
+for flag in --deflate --deflate-dedicated; do
+    start $flag
+    try_python ", $flag" "$work/python$flag.log" $flag
+    try_node ", $flag" "$work/node$flag.log" $flag
+    try_browser ", $flag" "$work/browser$flag.log" $flag
+    stop
+done
 exit $failed

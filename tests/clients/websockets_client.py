@@ -1,5 +1,9 @@
-"""The Python package `websockets` against an echo server: websockets_client.py URL"""
+"""The Python package `websockets` against an echo server: websockets_client.py URL [--deflate | --deflate-dedicated]
 
+With a flag the server must agree on permessage-deflate, without it it must not.
+"""
+
+import os
 import sys
 
 from websockets.exceptions import ConnectionClosedOK
@@ -13,9 +17,17 @@ def check(condition, what):
 
 
 url = sys.argv[1]
+deflate = len(sys.argv) > 2
+
+
+def agreed(socket):
+    """What the server has answered to the offer of compression."""
+    return socket.response.headers.get("Sec-WebSocket-Extensions", "")
 
 # It offers permessage-deflate, in its own words, and must be able to live with the answer.
 with connect(url, max_size=None) as socket:
+    check(agreed(socket).startswith("permessage-deflate") == deflate, f"agreed: {agreed(socket)!r}")
+    check(bool(socket.protocol.extensions) == deflate, f"in use: {socket.protocol.extensions}")
     for text in ["", "hello", "grüße, 世界 👋", "x" * 100_000]:
         socket.send(text)
         check(socket.recv(timeout=20) == text, f"text of {len(text)} characters comes back")
@@ -26,6 +38,14 @@ with connect(url, max_size=None) as socket:
     socket.send(["a fragmented ", "text ", "", "comes back whole"])
     check(socket.recv(timeout=20) == "a fragmented text comes back whole", "fragments")
     check(socket.ping("are you there").wait(timeout=20), "a ping is answered")
+    line = '{"id":%d,"name":"Grüße, 世界 👋"}\n'
+    text = "".join(line % n for n in range(40_000)).encode()[: 1 << 20].decode(errors="ignore")
+    check(len(text.encode()) > (1 << 20) - 4, "a MiB of text")
+    socket.send(text)
+    check(socket.recv(timeout=20) == text, "and it comes back")
+    noise = os.urandom(1 << 20)
+    socket.send(noise)
+    check(socket.recv(timeout=20) == noise, "a MiB of noise comes back")
     # Ten messages under way at once, in order.
     for n in range(10):
         socket.send(str(n))
@@ -41,6 +61,7 @@ with connect(url, max_size=None) as socket:
         check(error.rcvd.code == 4321, "the close frame of the server was received")
 
 with connect(url, compression=None) as socket:
+    check(agreed(socket) == "", "nothing is agreed on that was not offered")
     socket.send(b"without extensions")
     check(socket.recv(timeout=20) == b"without extensions", "without extensions")
 check(socket.close_code == 1000, "a normal end is 1000")
