@@ -412,14 +412,15 @@ fn a_malformed_offer_fails_the_handshake() {
 
 #[test]
 fn a_setting_that_cannot_be_is_an_error_that_names_it() {
-    let set: [(&str, u8, fn(&mut Deflate, u8)); 5] = [
+    type Set = fn(&mut Deflate, u8);
+    let settings: [(&str, u8, Set); 5] = [
         ("deflate.level", 10, |deflate, value| deflate.level = value),
         ("deflate.server_window_bits", 8, |deflate, value| deflate.server_window_bits = value),
         ("deflate.server_window_bits", 16, |deflate, value| deflate.server_window_bits = value),
         ("deflate.client_window_bits", 8, |deflate, value| deflate.client_window_bits = value),
         ("deflate.client_window_bits", 16, |deflate, value| deflate.client_window_bits = value),
     ];
-    for (name, value, set) in set {
+    for (name, value, set) in settings {
         for base in modes() {
             let builder = echo(with(base, |it| set(it, value))).bind("127.0.0.1:0");
             match builder.start().map(|handle| handle.local_addr()) {
