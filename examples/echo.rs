@@ -18,8 +18,8 @@ use coracle::{BoxError, OriginPolicy, Server};
 
 mod common;
 
-const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--workers N] [--log-file PATH] \
-                     [--deflate | --deflate-dedicated]";
+const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--max-fragments N] [--workers N] \
+                     [--log-file PATH] [--deflate | --deflate-dedicated]";
 
 fn main() -> ExitCode {
     common::exit(serve())
@@ -28,11 +28,12 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), BoxError> {
     let mut args = common::Args::parse_with_flags(
         USAGE,
-        &["--max-message", "--workers", "--log-file"],
+        &["--max-message", "--max-fragments", "--workers", "--log-file"],
         &["--deflate", "--deflate-dedicated"],
     )?;
     common::log_to(args.value("--log-file"))?;
     let max_message = args.number("--max-message")?;
+    let max_fragments = args.number("--max-fragments")?;
     let workers = args.number("--workers")?;
 
     let mut builder = Server::builder()
@@ -46,6 +47,10 @@ fn serve() -> Result<(), BoxError> {
             // Who takes large messages takes them in many fragments, too.
             config.limits.fragments = config.limits.fragments.max((bytes / 64 + 1) as u32);
         });
+    }
+    if let Some(fragments) = max_fragments {
+        let fragments = u32::try_from(fragments).unwrap_or(u32::MAX);
+        builder = builder.configure(|config| config.limits.fragments = fragments);
     }
     if let Some(workers) = workers {
         builder = builder.workers(workers);
