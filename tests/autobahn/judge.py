@@ -113,7 +113,7 @@ def judge(cases, reports, name, seconds):
 def first_line(verdict):
     cases = sum(section["cases"] for section in verdict["sections"].values())
     failed = sum(section["failed"] for section in verdict["sections"].values())
-    said = "all pass" if verdict["passed"] else f"{failed} do not pass"
+    said = "all pass" if verdict["passed"] else f"{failed} failed"
     return f"{verdict['name']}: {cases} cases, {said}, {verdict['seconds']} s"
 
 
