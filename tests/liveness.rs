@@ -283,8 +283,8 @@ fn a_flood_of_pings_on_a_full_pipe_is_answered_by_the_latest_pong_only() {
     echo.server.finish();
 }
 
-// The same with an empty queue and a real socket: the pongs that do leave are at most one for each
-// turn, the last one is always among them, and nothing is counted as waiting.
+// The same with an empty queue and a real socket: the pongs that do leave come in order, the last one
+// is always among them, and nothing is counted as waiting.
 #[test]
 fn a_flood_of_pings_is_answered_with_the_latest_pong_and_keeps_nothing() {
     const PINGS: u32 = 100_000;
@@ -311,6 +311,23 @@ fn a_flood_of_pings_is_answered_with_the_latest_pong_and_keeps_nothing() {
     client.echo("as if nothing had been");
     let read = 6 * pongs + 24;
     eventually("what was read is all that was sent", || session.traffic().bytes_out == read);
+    client.goodbye();
+    echo.records.next();
+    echo.server.finish();
+}
+
+// A client counted its pings and its pongs, and gave up a server that had answered the last of ten
+// that came at once.
+#[test]
+fn ten_pings_in_one_packet_are_ten_pongs_in_order() {
+    let echo = echo(|_| {});
+    let (mut client, _) = echo.client();
+    let pings: Vec<u8> = (0..10_u8).flat_map(|number| frame(true, PING, &[number])).collect();
+    client.send(&pings);
+    for number in 0..10 {
+        let pong = client.read_frame();
+        assert_eq!((pong.opcode, pong.payload), (PONG, vec![number]));
+    }
     client.goodbye();
     echo.records.next();
     echo.server.finish();

@@ -207,6 +207,11 @@ impl Batch {
         self.bytes.extend_from_slice(fragment.payload);
     }
 
+    /// Frames that have been encoded.
+    pub(crate) fn push_frames(&mut self, frames: &[u8]) {
+        self.bytes.extend_from_slice(frames);
+    }
+
     pub(crate) fn push_control(&mut self, opcode: Opcode, payload: &[u8]) {
         Header::new(opcode, payload.len()).append_to(&mut self.bytes);
         self.bytes.extend_from_slice(payload);

@@ -19,7 +19,8 @@ use crate::outbox::{Batch, Buffered, MAX_SLICES, Request};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{
-    Bounds, CloseFrame, Codec, Contexts, Event, Opcode, Part, Violation, close_payload, deflate,
+    Bounds, CloseFrame, Codec, Contexts, Event, Header, Opcode, Part, Violation, close_payload,
+    deflate,
 };
 
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
@@ -39,6 +40,10 @@ const BATCHES_PER_TURN: u8 = 8;
 /// time to write a line into a file.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
 
+/// Pongs that may wait to be sent, in bytes. Pings are answered one by one while their peer reads;
+/// otherwise the answer to the latest is enough (RFC 6455 section 5.5.3).
+const PONG_BYTES: usize = 2048;
+
 /// One session's connection. Owned by its driver, polled by one task.
 pub(crate) struct Link {
     /// Given back to the system as soon as the session has ended.
@@ -56,9 +61,9 @@ pub(crate) struct Link {
     batch: Option<Box<Batch>>,
     /// What the kernel has taken and the outbox does not know yet.
     written: Buffered,
-    /// The answer to the latest ping; an earlier one that has not left is not worth sending
-    /// (RFC 6455 section 5.5.3).
-    pong: Option<Box<[u8]>>,
+    /// The answers to the latest pings, encoded.
+    #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
+    pongs: Option<Box<Vec<u8>>>,
     /// The one message that may be read ahead while the handler works.
     held: Option<Box<Arrived>>,
     /// Where the parts of the message go that is arriving, if messages are streamed.
@@ -156,7 +161,7 @@ impl Link {
             at: 0,
             batch: None,
             written: Buffered::default(),
-            pong: None,
+            pongs: None,
             held: None,
             inlet: None,
             ending: None,
@@ -382,7 +387,16 @@ impl Link {
         match event {
             // Messages have been handled where they are parsed.
             Event::Message(_) | Event::Part(_) => {}
-            Event::Ping(payload) => self.pong = Some(payload[..].into()),
+            Event::Ping(payload) => {
+                let pongs = self.pongs.get_or_insert_default();
+                let header = Header::new(Opcode::Pong, payload.len());
+                let full = pongs.len() + Header::MAX + payload.len() > PONG_BYTES;
+                if full || self.batch.is_some() {
+                    pongs.clear();
+                }
+                header.append_to(pongs);
+                pongs.extend_from_slice(&payload);
+            }
             Event::Pong(payload) => {
                 if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
                     self.session.member().counters.measured(rtt);
@@ -483,7 +497,7 @@ impl Link {
     #[inline]
     fn refill(&mut self, cx: &mut Context<'_>) -> bool {
         self.prepaid = false;
-        if self.stage == Stage::Open && self.pong.is_none() && !self.ping_due {
+        if self.stage == Stage::Open && self.pongs.is_none() && !self.ping_due {
             let outbox = &self.session.member().outbox;
             if let Some(batch) = outbox.take_and_park(self.written, cx.waker()) {
                 self.written = Buffered::default();
@@ -503,10 +517,10 @@ impl Link {
         let written = std::mem::take(&mut self.written);
         let mut taken = self.session.member().outbox.take(written);
         let app_ping = taken.ping();
-        if self.pong.is_some() || self.ping_due || app_ping.is_some() {
+        if self.pongs.is_some() || self.ping_due || app_ping.is_some() {
             let mut control = Batch::take();
-            if let Some(payload) = self.pong.take() {
-                control.push_control(Opcode::Pong, &payload);
+            if let Some(pongs) = self.pongs.take() {
+                control.push_frames(&pongs);
             }
             if std::mem::take(&mut self.ping_due) {
                 let payload = self.timers.ping(self.worker.clock().precise());
