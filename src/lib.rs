@@ -3,6 +3,10 @@
 pub mod config;
 mod error;
 mod executor;
+/// For `fuzz/` only.
+#[cfg(all(fuzzing, feature = "deflate"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod hub;
 mod message;

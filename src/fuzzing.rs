@@ -1,0 +1,184 @@
+//! What the fuzz targets (`fuzz/`) see of the inside: bytes in, plain values out.
+//!
+//! Only there with `--cfg fuzzing`, which `cargo fuzz` sets, and no part of the API: it changes with
+//! what is behind it.
+#![allow(missing_debug_implementations, reason = "nobody prints a decoder")]
+
+use bytes::Bytes;
+
+use crate::config::Config;
+use crate::http::head::HeadScanner;
+use crate::http::refusal::Refusal;
+use crate::http::{Request, Upgrade, extensions, response, upgrade};
+use crate::message::Message;
+use crate::ws::{self, Bounds, Codec, Contexts};
+
+/// What both sides agreed on about permessage-deflate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreement {
+    pub server_takeover: bool,
+    pub client_takeover: bool,
+    pub server_window_bits: u8,
+    pub client_window_bits: u8,
+}
+
+impl Agreement {
+    /// The server's half as if it were the client's, and the other way round: what our compressor
+    /// writes can then be read with our decoder.
+    #[must_use]
+    pub fn mirrored(self) -> Self {
+        Self {
+            server_takeover: self.client_takeover,
+            client_takeover: self.server_takeover,
+            server_window_bits: self.client_window_bits,
+            client_window_bits: self.server_window_bits,
+        }
+    }
+
+    fn inside(self) -> ws::Agreement {
+        let Self { server_takeover, client_takeover, server_window_bits, client_window_bits } = self;
+        ws::Agreement { server_takeover, client_takeover, server_window_bits, client_window_bits }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    Message(Message),
+    Ping(Bytes),
+    Pong(Bytes),
+    Close(Option<(u16, String)>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+/// The receiving half of one session.
+pub struct Decoder {
+    codec: Codec,
+    bounds: Bounds,
+    contexts: Option<Box<Contexts>>,
+}
+
+impl Decoder {
+    #[must_use]
+    pub fn new(message_bytes: usize, fragments: u32, deflate: Option<Agreement>) -> Self {
+        let bounds = Bounds { message_bytes, fragments, deflate: deflate.map(Agreement::inside) };
+        Self { codec: Codec::default(), bounds, contexts: None }
+    }
+
+    /// As the codec's: the next event, `None` when all of `input` is consumed.
+    ///
+    /// # Errors
+    ///
+    /// The session ends with this violation.
+    pub fn next(&mut self, input: &mut &mut [u8]) -> Result<Option<Event>, Violation> {
+        match self.codec.next(input, &self.bounds, &mut self.contexts) {
+            Ok(event) => Ok(event.map(|event| match event {
+                ws::Event::Message(message) => Event::Message(message),
+                ws::Event::Ping(payload) => Event::Ping(payload),
+                ws::Event::Pong(payload) => Event::Pong(payload),
+                ws::Event::Close(close) => {
+                    Event::Close(close.map(|it| (it.code.as_u16(), it.reason.as_str().to_owned())))
+                }
+            })),
+            Err(it) => Err(Violation { code: it.code.as_u16(), reason: it.reason }),
+        }
+    }
+}
+
+/// The compressor of one session, as the server has it.
+pub struct Deflater {
+    agreement: Agreement,
+    level: u8,
+    contexts: Option<Box<Contexts>>,
+}
+
+impl Deflater {
+    #[must_use]
+    pub fn new(agreement: Agreement, level: u8) -> Self {
+        Self { agreement, level, contexts: None }
+    }
+
+    /// Appends a compressed message. False, and nothing appended, if it is better sent as it is.
+    pub fn message(&mut self, payload: &[u8], out: &mut Vec<u8>) -> bool {
+        ws::deflate(payload, out, self.agreement.inside(), self.level, &mut self.contexts)
+    }
+}
+
+/// A request that is not served.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub status: u16,
+    pub reason: String,
+    /// The whole answer, as a client gets it.
+    pub answer: Vec<u8>,
+}
+
+impl Refused {
+    fn new(refusal: Refusal, head_only: bool) -> Self {
+        let (status, reason) = (refusal.status.as_u16(), refusal.reason.to_string());
+        let mut answer = Vec::new();
+        response::encode(&refusal.into_response(), head_only, &mut answer);
+        Self { status, reason, answer }
+    }
+}
+
+/// Looks for the end of a request head.
+#[derive(Default)]
+pub struct Scanner(HeadScanner);
+
+impl Scanner {
+    /// `bytes` is all that has arrived.
+    ///
+    /// # Errors
+    ///
+    /// What has arrived cannot become a head.
+    pub fn scan(&mut self, bytes: &[u8], max: usize) -> Result<Option<usize>, Refused> {
+        self.0.scan(bytes, max).map_err(|refusal| Refused::new(refusal, false))
+    }
+}
+
+/// A request that is answered with a 101.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Accepted {
+    pub agreement: Option<Agreement>,
+    pub answer: Vec<u8>,
+}
+
+/// Everything that the front door does with a head that the scanner has found, for an application
+/// that says [`welcome`].
+///
+/// # Errors
+///
+/// The request is refused.
+pub fn handshake(head: &[u8], config: &Config) -> Result<Accepted, Refused> {
+    let request = Request::parse(head.to_vec(), None, 64).map_err(|it| Refused::new(it, false))?;
+    let head_only = request.method() == "HEAD";
+    let checked = || {
+        config.origins.check(&request)?;
+        let offer = upgrade::check(&request)?;
+        let extensions = extensions::negotiate(&request, config)?;
+        let mut answer = Vec::new();
+        upgrade::accept(&offer, &request, &welcome(&request), &extensions, &mut answer)?;
+        Ok((extensions.deflate, answer))
+    };
+    let (agreement, answer) = checked().map_err(|it| Refused::new(it, head_only))?;
+    let agreement = agreement.map(|it| Agreement {
+        server_takeover: it.server_takeover,
+        client_takeover: it.client_takeover,
+        server_window_bits: it.server_window_bits,
+        client_window_bits: it.client_window_bits,
+    });
+    Ok(Accepted { agreement, answer })
+}
+
+/// An accept hook that takes the first subprotocol there is.
+pub fn welcome(request: &Request) -> Upgrade {
+    match request.protocols().next() {
+        Some(protocol) => Upgrade::new().subprotocol(protocol),
+        None => Upgrade::new(),
+    }
+}
