@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::http::head::HeadScanner;
 use crate::http::refusal::Refusal;
 use crate::http::{Request, Upgrade, extensions, response, upgrade};
-use crate::message::Message;
+use crate::message::{Kind, Message};
 use crate::ws::{self, Bounds, Codec, Contexts};
 
 /// What both sides agreed on about permessage-deflate.
@@ -36,7 +36,8 @@ impl Agreement {
     }
 
     fn inside(self) -> ws::Agreement {
-        let Self { server_takeover, client_takeover, server_window_bits, client_window_bits } = self;
+        let Self { server_takeover, client_takeover, server_window_bits, client_window_bits } =
+            self;
         ws::Agreement { server_takeover, client_takeover, server_window_bits, client_window_bits }
     }
 }
@@ -44,6 +45,7 @@ impl Agreement {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     Message(Message),
+    Part { first: Option<Kind>, bytes: Bytes, last: bool },
     Ping(Bytes),
     Pong(Bytes),
     Close(Option<(u16, String)>),
@@ -65,8 +67,16 @@ pub struct Decoder {
 impl Decoder {
     #[must_use]
     pub fn new(message_bytes: usize, fragments: u32, deflate: Option<Agreement>) -> Self {
-        let bounds = Bounds { message_bytes, fragments, deflate: deflate.map(Agreement::inside) };
+        let deflate = deflate.map(Agreement::inside);
+        let bounds = Bounds { message_bytes, fragments, deflate, streamed: false };
         Self { codec: Codec::default(), bounds, contexts: None }
+    }
+
+    /// It gives messages in parts.
+    #[must_use]
+    pub fn streamed(mut self) -> Self {
+        self.bounds.streamed = true;
+        self
     }
 
     /// As the codec's: the next event, `None` when all of `input` is consumed.
@@ -78,6 +88,9 @@ impl Decoder {
         match self.codec.next(input, &self.bounds, &mut self.contexts) {
             Ok(event) => Ok(event.map(|event| match event {
                 ws::Event::Message(message) => Event::Message(message),
+                ws::Event::Part(ws::Part { first, bytes, last }) => {
+                    Event::Part { first, bytes, last }
+                }
                 ws::Event::Ping(payload) => Event::Ping(payload),
                 ws::Event::Pong(payload) => Event::Pong(payload),
                 ws::Event::Close(close) => {
