@@ -38,7 +38,8 @@ for name in "${targets[@]}"; do
         echo "$name: $executed executions in $seconds s, $(ls "$corpora/$name" | wc -l) new inputs kept"
     else
         failed+=("$name")
-        cat "$log"
+        # Without the progress until then.
+        grep -v '^#[0-9]\|NEW_FUNC\|^INFO' "$log" || true
         echo "$name: FAILED" >&2
     fi
 done

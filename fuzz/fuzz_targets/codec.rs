@@ -52,7 +52,7 @@ fuzz_target!(|data: &[u8]| {
     let whole = decode(&mut decoder(), [&bytes[..]]);
     let pieces = pieces(&bytes, seed);
     assert_eq!(decode(&mut decoder(), pieces.iter().copied()), whole, "in pieces");
-    if bytes.len() <= 2048 {
+    if bytes.len() <= 512 {
         assert_eq!(decode(&mut decoder(), bytes.chunks(1)), whole, "byte by byte");
     }
     for event in &whole.events {

@@ -5,8 +5,7 @@
 //! * Negotiation: settings (3), then the value of the header. Nothing panics, and what is agreed on
 //!   works: a message goes through a compressor and a decompressor with just that agreement.
 //! * Inflation: settings (2), then messages, each behind its length (1). Nothing panics, no message is
-//!   longer than the limit, and one that is accepted is accepted by another implementation, too, with
-//!   the same content.
+//!   longer than the limit, and what another implementation makes of one that we accept is the same.
 //! * Round trip: settings (3), then messages, each behind its length (1) and how often it is
 //!   repeated (1). What the compressor has written, the decompressor reads, and what the compressor
 //!   says it did not write, it did not.
@@ -92,9 +91,13 @@ fn inflation(mut input: Input<'_>) {
 
 /// The other implementation reads one stream; what follows the end of a stream is another one to us
 /// (RFC 7692 section 7.2.3.4), and what it makes of the first is the beginning of what we make of all.
+///
+/// A message may end inside of a block, which nobody who uses zlib notices: what both have read until
+/// then is not the same to the byte, and theirs may know earlier that the block is none.
 fn check_against_another(compressed: &[u8], ours: &[u8]) {
-    let theirs = Inflater::default().message(compressed, false);
-    assert!(ours.starts_with(&theirs.expect("what we read, another can read")));
+    if let Some(theirs) = Inflater::default().message(compressed, false) {
+        assert!(ours.starts_with(&theirs) || theirs.starts_with(ours));
+    }
 }
 
 fn round_trip(mut input: Input<'_>) {

@@ -79,9 +79,11 @@ pub struct Outcome {
 /// Feeds all pieces to the decoder, up to a violation.
 pub fn decode<'a>(decoder: &mut Decoder, pieces: impl IntoIterator<Item = &'a [u8]>) -> Outcome {
     let mut outcome = Outcome::default();
+    let mut buffer = Vec::new();
     for piece in pieces {
-        let mut piece = piece.to_vec();
-        let mut rest = &mut piece[..];
+        buffer.clear();
+        buffer.extend_from_slice(piece);
+        let mut rest = &mut buffer[..];
         loop {
             match decoder.next(&mut rest) {
                 Ok(Some(event)) => outcome.events.push(event),
