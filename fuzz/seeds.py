@@ -172,6 +172,9 @@ DEFLATED = {
     "compressed-empty": frame(TEXT | RSV1, b"\x00") + frame(TEXT | RSV1),
     "garbage": frame(BINARY | RSV1, b"\xff" * 20),
     "not-utf8": frame(TEXT | RSV1, compressed(b"\xff\xfe")),
+    # What has crashed once: the end of a stream, and then an empty frame as the end of its message.
+    "compressed-final-empty": frame(TEXT_BEGINS | RSV1, b"\xf3\x48\xcd\xc9\xc9\x07\x00") + frame(LAST)
+    + frame(TEXT | RSV1, HELLO),
     "rsv1-continuation": frame(TEXT_BEGINS | RSV1, HELLO[:3]) + frame(LAST | RSV1, HELLO[3:]),
 }
 
@@ -189,6 +192,9 @@ SCRIPTS = {
     "s-as-it-is": bytes([0, 0xF0, 7]) + frame(TEXT, b"x"),
     "s-compressed": bytes([TEXT, 0xF8, 10, 20]) + b"what what " + bytes([TEXT, 0xF8, 10, 20])
     + b"what what " + bytes([BINARY, 1]) + b"x",
+    # A full message, and then fragment by fragment what a compressed one may have on top.
+    "s-compressed-on-top": bytes([BINARY_BEGINS | RSV1, 0xC0]) + u16(5000) + b"x"
+    + (bytes([MORE, 0xC0]) + u16(64) + b"y") * 200,
     "s-compressed-fragments": bytes([TEXT, 0xFC, 3, 10, 20]) + b"what what "
     + bytes([BINARY, 0xFD, 0, 5, 3]) + b"abcab",
 }
@@ -198,6 +204,10 @@ def settings_of(name, number):
     """Limits in turn; deflate of all kinds where it matters."""
     deflate = 1 + number % 3 if name in DEFLATED or "compressed" in name else number % 2
     script = 1 if name in SCRIPTS else 0
+    if name == "s-compressed-on-top":
+        return script, deflate, 3
+    if name == "compressed-final-empty":
+        return script, 2, 0
     return script, deflate, number % 4
 
 
