@@ -205,7 +205,7 @@ def settings_of(name, number):
     deflate = 1 + number % 3 if name in DEFLATED or "compressed" in name else number % 2
     script = 1 if name in SCRIPTS else 0
     if name == "s-compressed-on-top":
-        return script, deflate, 3
+        return script, 1, 3
     if name == "compressed-final-empty":
         return script, 2, 0
     return script, deflate, number % 4
