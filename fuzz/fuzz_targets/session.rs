@@ -93,7 +93,7 @@ fuzz_target!(|data: &[u8]| {
     let expected = Expected::of(&bytes, &config(mode));
     let hasty = talk(server, &bytes, chunk, Ends::AtOnce);
     expected.check(&hasty, Ends::AtOnce);
-    if RUNS.fetch_add(1, Ordering::Relaxed) % PATIENT == 0 {
+    if RUNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(PATIENT) {
         let patient = talk(server, &bytes, chunk, Ends::ByDeadline);
         expected.check(&patient, Ends::ByDeadline);
         let since = Instant::now();
