@@ -68,17 +68,11 @@ pub(super) fn inflate(
     contexts: &mut Option<Box<Contexts>>,
 ) -> Result<Vec<u8>, Violation> {
     if agreement.client_takeover {
-        let contexts = contexts.get_or_insert_default();
-        let bits = agreement.client_window_bits;
-        return contexts
-            .inflater
-            .get_or_insert_with(|| Inflater::new(bits))
-            .message(compressed, limit, true);
+        let inflater = &mut contexts.get_or_insert_default().inflater;
+        return inflater.get_or_insert_default().message(compressed, limit, true);
     }
     INFLATER.with_borrow_mut(|inflater| {
-        // The largest window reads what was written with any.
-        let inflater = inflater.get_or_insert_with(|| Inflater::new(MAX_WINDOW_BITS));
-        inflater.message(compressed, limit, false)
+        inflater.get_or_insert_default().message(compressed, limit, false)
     })
 }
 
@@ -102,7 +96,7 @@ impl Inflating {
         } else {
             &mut self.0
         };
-        let inflater = place.get_or_insert_with(|| Inflater::new(agreement.client_window_bits));
+        let inflater = place.get_or_insert_default();
         inflater.part(piece, out, usize::MAX)?;
         if last { inflater.finish(out, usize::MAX) } else { Ok(()) }
     }
@@ -202,12 +196,15 @@ impl From<Corrupt> for Violation {
     }
 }
 
-impl Inflater {
-    fn new(window_bits: u8) -> Self {
-        let bits = window_bits.clamp(MIN_WINDOW_BITS, MAX_WINDOW_BITS);
-        Self { stream: Decompress::new_with_window_bits(false, bits), begun: false }
+impl Default for Inflater {
+    /// With the largest window, which reads what was written with any: a smaller one takes no less
+    /// memory, and is made anew at each reset.
+    fn default() -> Self {
+        Self { stream: Decompress::new_with_window_bits(false, MAX_WINDOW_BITS), begun: false }
     }
+}
 
+impl Inflater {
     fn message(
         &mut self,
         compressed: &[u8],
