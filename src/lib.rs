@@ -3,12 +3,11 @@
 pub mod config;
 mod error;
 mod executor;
-/// For `fuzz/` only.
-#[cfg(all(fuzzing, feature = "deflate"))]
-#[doc(hidden)]
-pub mod fuzzing;
 mod http;
 mod hub;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod message;
 mod outbox;
 mod server;

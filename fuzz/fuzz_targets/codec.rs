@@ -11,7 +11,7 @@
 use std::sync::LazyLock;
 
 use coracle::Kind;
-use coracle::fuzzing::{Agreement, Decoder, Deflater, Event, Violation};
+use coracle::internals::{Agreement, Decoder, Deflater, Event, Violation};
 use coracle_fuzz::{Input, Outcome, decode, pieces, stream};
 use libfuzzer_sys::fuzz_target;
 use peak_alloc::PeakAlloc;

@@ -12,7 +12,7 @@
 #![no_main]
 
 use coracle::config::{Config, Deflate};
-use coracle::fuzzing::{Agreement, Decoder, Deflater, Event, Scanner, handshake};
+use coracle::internals::{Agreement, Decoder, Deflater, Event, Scanner, handshake};
 use coracle_fuzz::frames::{Inflater, said_by_server};
 use coracle_fuzz::{Input, decode};
 use libfuzzer_sys::fuzz_target;

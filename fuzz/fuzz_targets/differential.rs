@@ -20,7 +20,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use coracle::Message;
-use coracle::fuzzing::{Decoder, Event};
+use coracle::internals::{Decoder, Event};
 use coracle_fuzz::{Input, decode, stream};
 use libfuzzer_sys::fuzz_target;
 use tungstenite::Error;

@@ -11,7 +11,7 @@
 #![no_main]
 
 use coracle::config::{Config, Deflate};
-use coracle::fuzzing::{Accepted, Refused, Scanner, handshake};
+use coracle::internals::{Accepted, Refused, Scanner, handshake};
 use coracle::{OriginPolicy, http_types::StatusCode};
 use coracle_fuzz::{Input, pieces};
 use libfuzzer_sys::fuzz_target;

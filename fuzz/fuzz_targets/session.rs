@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coracle::config::Deflate;
-use coracle::fuzzing::{
+use coracle::internals::{
     Accepted, Agreement, Decoder, Deflater, Event, Refused, Scanner, handshake, welcome,
 };
 use coracle::{MemoryStream, OriginPolicy, Server, ServerHandle, config::Config};

@@ -1,7 +1,7 @@
 //! What a server sends, read by a client that trusts nothing.
 
 use coracle::Message;
-use coracle::fuzzing::Agreement;
+use coracle::internals::Agreement;
 use miniz_oxide::DataFormat;
 use miniz_oxide::inflate::stream::{InflateState, inflate};
 use miniz_oxide::{MZError, MZFlush, MZStatus};

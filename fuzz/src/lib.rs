@@ -4,7 +4,7 @@
 pub mod frames;
 pub mod stream;
 
-use coracle::fuzzing::{Decoder, Event, Violation};
+use coracle::internals::{Decoder, Event, Violation};
 
 /// The rest of an input; what is missing at its end is zero.
 pub struct Input<'a>(pub &'a [u8]);

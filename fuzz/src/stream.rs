@@ -1,7 +1,7 @@
 //! A client's stream: raw bytes, or frames that a short script describes, so that a mutation of the
 //! input changes one thing about a frame and leaves the rest of it whole.
 
-use coracle::fuzzing::Deflater;
+use coracle::internals::Deflater;
 
 use crate::{Input, Lcg};
 

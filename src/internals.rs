@@ -1,8 +1,9 @@
-//! What the fuzz targets (`fuzz/`) see of the inside: bytes in, plain values out.
+//! What the fuzz targets (`fuzz/`) and the benches of the parts (`benches/`) see of the inside: bytes
+//! in, plain values out.
 //!
-//! Only there with `--cfg fuzzing`, which `cargo fuzz` sets, and no part of the API: it changes with
-//! what is behind it.
+//! No part of the API: it changes with what is behind it.
 #![allow(missing_debug_implementations, reason = "nobody prints a decoder")]
+#![allow(missing_docs, reason = "what each does is said where it is done")]
 
 use bytes::Bytes;
 
