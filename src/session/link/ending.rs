@@ -1,0 +1,388 @@
+//! How a session ends: the reasons, the closing handshake, the deadlines, the record.
+
+use std::io;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use super::{Link, Stage};
+use crate::executor::Time;
+use crate::message::{CloseCode, Text};
+use crate::outbox::{Buffered, Request};
+use crate::session::timers::Expired;
+use crate::session::{Cause, Closed, Phase, Side, Timer};
+use crate::shutdown;
+use crate::ws::{CloseFrame, Violation};
+
+/// What a callback has in any case, even when the server waits for nothing else any more: the
+/// time to write a line into a file.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// How the session ends: decided once.
+pub(super) struct Ending {
+    by: Side,
+    cause: Cause,
+    code: Option<CloseCode>,
+    reason: Text,
+    /// What our close frame says.
+    pub(super) farewell: Option<CloseFrame>,
+    pub(super) then: Then,
+    /// The peer's close frame has been received.
+    peer_closed: bool,
+    timer: Option<Timer>,
+    clean: bool,
+    /// Known when the session has ended.
+    phase: Option<Phase>,
+    at: Time,
+    undelivered: Buffered,
+}
+
+/// What follows when our close frame has been sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The peer's close frame.
+    AwaitPeer,
+    /// Nothing.
+    Finish,
+    /// The end, also if the frame could not be sent at once.
+    FinishAnyway,
+    /// The end of the peer's stream.
+    Linger,
+}
+
+impl Link {
+    /// The kernel has our close frame.
+    #[cold]
+    pub(super) fn close_sent(&mut self, cx: &mut Context<'_>) {
+        self.stage = Stage::CloseSent;
+        let Some(ending) = &mut self.ending else {
+            return;
+        };
+        ending.clean = ending.peer_closed;
+        match ending.then {
+            Then::AwaitPeer if !ending.peer_closed => {}
+            Then::FinishAnyway => self.finish(),
+            Then::AwaitPeer | Then::Finish => {
+                // With input left unread, closing would reset the connection.
+                let unread = match &mut self.transport {
+                    Some(transport) => transport.poll_readable(cx).is_ready(),
+                    None => false,
+                };
+                if unread { self.linger() } else { self.finish() }
+            }
+            Then::Linger => self.linger(),
+        }
+    }
+
+    #[cold]
+    fn linger(&mut self) {
+        if let Some(transport) = &mut self.transport {
+            transport.close_write();
+        }
+        self.stage = Stage::Lingering;
+    }
+
+    /// A request has come while nothing can be written: a close must wait its turn, an abort must
+    /// not. Returns whether the session can go to sleep.
+    #[cold]
+    pub(super) fn heed_request(&mut self) -> bool {
+        if self.batch.is_none() && matches!(self.stage, Stage::Open | Stage::Closing) {
+            return false;
+        }
+        let request = self.session.member().outbox.take_request();
+        if let Some(request) = request {
+            self.requested(request);
+        }
+        false
+    }
+
+    #[cold]
+    pub(super) fn requested(&mut self, request: Request) {
+        let close = match request {
+            Request::Abort => return self.end_now(Side::Server, Cause::Aborted, None),
+            Request::Close(close) => close,
+            Request::Unfinished => CloseFrame::new(CloseCode::INTERNAL, "message not finished"),
+        };
+        self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+    }
+
+    /// The server's stop is raced with everything else here, and never with a callback. The worker
+    /// hears of it and wakes all its sessions.
+    #[inline]
+    pub(super) fn heed_stop(&mut self) {
+        let phase = self.session.member().hub.shutdown.phase();
+        if phase != self.stop_seen {
+            self.stop_seen = phase;
+            self.stop(phase);
+        }
+    }
+
+    #[cold]
+    fn stop(&mut self, phase: shutdown::Phase) {
+        self.timers.moved();
+        if phase == shutdown::Phase::Cutting {
+            self.cut();
+        } else {
+            let close = CloseFrame::new(CloseCode::GOING_AWAY, "server stops");
+            self.end(Side::Server, Cause::Stopping, Some(close), Then::AwaitPeer);
+        }
+    }
+
+    #[cold]
+    pub(super) fn heed_timers(&mut self) {
+        if self.stage == Stage::Done {
+            return;
+        }
+        let now = self.worker.now();
+        let hub = Arc::clone(&self.session.member().hub);
+        if !self.is_listening() {
+            self.timers.not_listening(now);
+        }
+        if now >= hub.shutdown.deadline() {
+            return self.cut();
+        }
+        let timer = match self.timers.expired(now, &hub.config.timeouts) {
+            None => return,
+            Some(Expired::SendPing) => {
+                self.ping_due = true;
+                return;
+            }
+            Some(Expired::Timer(timer)) => timer,
+        };
+        let going_away = |reason| Some(CloseFrame::new(CloseCode::GOING_AWAY, reason));
+        match timer {
+            Timer::Pong => {
+                let close = going_away("no answer to ping");
+                self.end(Side::Server, Cause::PongTimeout, close, Then::FinishAnyway);
+                // What is queued would only be in the way of the last word.
+                self.drop_queue();
+            }
+            Timer::Idle => {
+                self.end(Side::Server, Cause::IdleTimeout, going_away("idle"), Then::AwaitPeer);
+            }
+            Timer::Lifetime => {
+                let close = going_away("lifetime reached");
+                self.end(Side::Server, Cause::LifetimeReached, close, Then::AwaitPeer);
+            }
+            Timer::WriteStall => {
+                return self.end_now(Side::Server, Cause::WriteStalled, Some(timer));
+            }
+            // The cause is already known.
+            Timer::Close | Timer::Stop => {
+                return self.end_now(Side::Server, Cause::Requested, Some(timer));
+            }
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.timer.get_or_insert(timer);
+        }
+    }
+
+    /// Begins the end, for the first reason only.
+    #[cold]
+    fn end(&mut self, by: Side, cause: Cause, farewell: Option<CloseFrame>, then: Then) {
+        if self.ending.is_some() {
+            return;
+        }
+        // Whoever asked before, and has not been heard yet, was first.
+        let requested = self.session.member().outbox.take_request();
+        let (by, cause, farewell, then) = match requested {
+            Some(Request::Close(close)) if by == Side::Server => {
+                (by, Cause::Requested, Some(close), Then::AwaitPeer)
+            }
+            Some(Request::Abort) => (Side::Server, Cause::Aborted, None, Then::Finish),
+            _ => (by, cause, farewell, then),
+        };
+        self.ending = Some(Box::new(Ending {
+            by,
+            cause,
+            code: farewell.as_ref().map(|close| close.code),
+            reason: farewell.as_ref().map(|close| close.reason.clone()).unwrap_or_default(),
+            farewell,
+            then,
+            peer_closed: false,
+            timer: None,
+            clean: false,
+            phase: None,
+            at: Time::NEVER,
+            undelivered: Buffered::default(),
+        }));
+        self.stage = Stage::Closing;
+        if let Some(inlet) = self.inlet.take() {
+            inlet.interrupt();
+        }
+        self.timers.closing(self.worker.now());
+        self.session.member().outbox.close();
+        if cause == Cause::Aborted {
+            if let Some(ending) = &mut self.ending {
+                ending.phase = Some(Phase::Open);
+            }
+            self.finish();
+        }
+    }
+
+    /// A callback failed.
+    pub(in crate::session) fn handler_failed(&mut self, cause: Cause) {
+        let close = CloseFrame::new(CloseCode::INTERNAL, "internal error");
+        self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
+        self.held = None;
+    }
+
+    /// A callback has ended the session: no further message reaches it.
+    pub(in crate::session) fn handler_closes(&mut self, code: CloseCode, reason: &str) {
+        let close = CloseFrame::new(code, reason);
+        self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+        self.held = None;
+    }
+
+    #[cold]
+    pub(super) fn peer_closes(&mut self, close: Option<CloseFrame>) {
+        // RFC 6455 section 5.5.1: the answer echoes the status code.
+        let echo = close.as_ref().map(|close| CloseFrame::new(close.code, ""));
+        self.end(Side::Peer, Cause::PeerClosed, echo, Then::Finish);
+        let sent = self.stage == Stage::CloseSent;
+        if let Some(ending) = &mut self.ending {
+            ending.peer_closed = true;
+            ending.clean |= sent;
+            if ending.cause == Cause::PeerClosed {
+                ending.reason = close.map(|close| close.reason).unwrap_or_default();
+            }
+        }
+        // What the callbacks have queued before leaves first: the peer reads until it has our close
+        // frame (RFC 6455 section 5.5.1).
+        if sent {
+            self.finish();
+        }
+    }
+
+    #[cold]
+    pub(super) fn violation(&mut self, violation: Violation) {
+        // Nothing that follows can be understood.
+        self.at = self.input.len();
+        if self.ending.is_some() {
+            // It was to be closed anyway; there will be no better answer than our close frame.
+            if let Some(ending) = &mut self.ending {
+                ending.then = Then::Linger;
+            }
+            if self.stage == Stage::CloseSent {
+                self.linger();
+            }
+            return;
+        }
+        let close = CloseFrame::new(violation.code, violation.reason);
+        self.end(Side::Peer, Cause::Violation, Some(close), Then::Linger);
+    }
+
+    #[cold]
+    pub(super) fn failed(&mut self, error: &io::Error) {
+        let cause = match error.kind() {
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Cause::PeerVanished,
+            kind => Cause::Io(kind),
+        };
+        self.end_now(Side::Peer, cause, None);
+    }
+
+    /// The server does not wait any longer.
+    fn cut(&mut self) {
+        if self.stage == Stage::Done {
+            return;
+        }
+        let said = matches!(self.stage, Stage::CloseSent | Stage::Lingering);
+        if let Some(ending) = &mut self.ending {
+            if ending.cause == Cause::Stopping {
+                ending.cause = Cause::Cut;
+            }
+            if !said && !ending.peer_closed {
+                ending.code = None;
+                ending.reason = Text::default();
+            }
+        }
+        let deadline = self.session.member().hub.shutdown.deadline();
+        let timer = (self.worker.now() >= deadline).then_some(Timer::Stop);
+        self.end_now(Side::Server, Cause::Cut, timer);
+        self.cut = true;
+    }
+
+    fn drop_queue(&mut self) {
+        let written = std::mem::take(&mut self.written);
+        self.session.member().outbox.clear(written);
+    }
+
+    /// Ends the session without a close frame.
+    #[cold]
+    pub(super) fn end_now(&mut self, by: Side, cause: Cause, timer: Option<Timer>) {
+        let open = self.stage == Stage::Open;
+        self.end(by, cause, None, Then::Finish);
+        if let Some(ending) = &mut self.ending {
+            ending.timer = ending.timer.or(timer);
+            if open {
+                ending.phase = Some(Phase::Open);
+            }
+        }
+        self.finish();
+    }
+
+    /// The session has ended: the socket is closed now, whoever still holds a handle.
+    #[cold]
+    pub(super) fn finish(&mut self) {
+        if self.stage == Stage::Done {
+            return;
+        }
+        self.stage = Stage::Done;
+        self.transport = None;
+        self.held = None;
+        let pool = self.worker.pool();
+        pool.give(std::mem::take(&mut self.input));
+        self.at = 0;
+        self.unpay();
+        self.batch = None;
+        let written = std::mem::take(&mut self.written);
+        let undelivered = self.session.member().outbox.clear(written);
+        let now = self.worker.now();
+        if let Some(ending) = &mut self.ending {
+            ending.phase.get_or_insert(Phase::Closing);
+            ending.at = now;
+            ending.undelivered = undelivered;
+        }
+    }
+
+    /// The record. The link must have ended.
+    pub(in crate::session) fn closed(&self) -> Closed {
+        let created = self.session.member().created;
+        let ending = self.ending.as_deref();
+        Closed {
+            by: ending.map_or(Side::Server, |ending| ending.by),
+            cause: ending.map_or(Cause::Cut, |ending| ending.cause),
+            phase: ending.and_then(|ending| ending.phase).unwrap_or(Phase::Open),
+            code: ending.and_then(|ending| ending.code),
+            reason: ending.map(|ending| ending.reason.clone()).unwrap_or_default(),
+            clean: ending.is_some_and(|ending| ending.clean),
+            timer: ending.and_then(|ending| ending.timer),
+            undelivered: ending.map(|ending| ending.undelivered).unwrap_or_default(),
+            lived: ending.map(|ending| ending.at.since(created)).unwrap_or_default(),
+        }
+    }
+
+    /// Until when a callback that began at `started` may go on after the session's end.
+    pub(in crate::session) fn grace_ends(&self, started: Time) -> Time {
+        let shutdown = &self.session.member().hub.shutdown;
+        let limit = match shutdown.phase() {
+            shutdown::Phase::Cutting => Time::default(),
+            _ => shutdown.deadline(),
+        };
+        let ended = self.ending.as_ref().map_or(Time::NEVER, |ending| ending.at);
+        let patience = self.config().timeouts.close;
+        (ended.max(started) + patience).min(limit).max(started + LAST_WORD.min(patience))
+    }
+
+    /// Wakes the task at `deadline`, when the session's own timers are over.
+    pub(in crate::session) fn wake_at(&mut self, deadline: Time) {
+        self.timers.wake_at(deadline);
+    }
+
+    /// Whether the stop deadline ended the session.
+    pub(in crate::session) fn was_cut(&self) -> bool {
+        self.cut
+    }
+}

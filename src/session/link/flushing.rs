@@ -1,0 +1,206 @@
+//! What the peer is sent.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+
+use super::ending::Then;
+use super::{Link, Stage};
+use crate::outbox::{Batch, Buffered, MAX_SLICES};
+use crate::transport::Transport;
+use crate::ws::{Opcode, close_payload, deflate};
+
+/// Batches sent before the session lets the others have their turn: 2 MiB, twice what fits into the
+/// default outbox.
+const BATCHES_PER_TURN: u8 = 8;
+
+impl Link {
+    /// Sends what is queued, as far as the peer takes it.
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>) {
+        let mut batches = 0;
+        loop {
+            batches += 1;
+            if batches > BATCHES_PER_TURN {
+                // Somebody fills the outbox as fast as the peer empties it.
+                self.reads_left = 0;
+                return;
+            }
+            let mut last = false;
+            if self.batch.is_none() {
+                last = self.refill(cx);
+            }
+            let Some(batch) = &mut self.batch else {
+                return;
+            };
+            let Some(transport) = &mut self.transport else {
+                return;
+            };
+            let mut written = 0;
+            let polled = write(cx, batch, transport, &mut written);
+            if written > 0 {
+                let counters = &self.session.member().counters;
+                counters.bytes_out.add(written);
+                counters.touch(self.worker.now());
+            }
+            match polled {
+                Poll::Ready(Ok(())) => {
+                    self.sent(cx);
+                    if last || !matches!(self.stage, Stage::Open | Stage::Closing) {
+                        return;
+                    }
+                }
+                Poll::Ready(Err(error)) => return self.failed(&error),
+                Poll::Pending => {
+                    self.unpay();
+                    self.batch = self.batch.take().map(Batch::shrink);
+                    self.timers.stalled(self.worker.now(), written > 0);
+                    if self.ending.as_ref().is_some_and(|e| e.then == Then::FinishAnyway) {
+                        self.finish();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes the next batch: the control lane first, then messages, then the close frame. Returns
+    /// whether that was all there is.
+    #[inline]
+    fn refill(&mut self, cx: &mut Context<'_>) -> bool {
+        self.prepaid = false;
+        if self.stage == Stage::Open && self.pongs.is_none() && !self.ping_due {
+            let outbox = &self.session.member().outbox;
+            if let Some(batch) = outbox.take_and_park(self.written, cx.waker()) {
+                self.written = Buffered::default();
+                self.prepaid = true;
+                self.batch = batch;
+                self.deflate();
+                return true;
+            }
+        }
+        self.refill_slowly()
+    }
+
+    fn refill_slowly(&mut self) -> bool {
+        if !matches!(self.stage, Stage::Open | Stage::Closing) {
+            return true;
+        }
+        let written = std::mem::take(&mut self.written);
+        let mut taken = self.session.member().outbox.take(written);
+        let app_ping = taken.ping();
+        if self.pongs.is_some() || self.ping_due || app_ping.is_some() {
+            let mut control = Batch::take();
+            if let Some(pongs) = self.pongs.take() {
+                control.push_frames(&pongs);
+            }
+            if std::mem::take(&mut self.ping_due) {
+                let payload = self.timers.ping(self.worker.clock().precise());
+                control.push_control(Opcode::Ping, &payload);
+            }
+            if let Some(payload) = app_ping {
+                control.push_control(Opcode::Ping, &payload);
+            }
+            taken.batch = Some(control.before(taken.batch.take()));
+        }
+        if let Some(request) = taken.request() {
+            self.requested(request);
+            if self.stage == Stage::Done {
+                return true;
+            }
+        }
+        if taken.last && self.stage == Stage::Closing {
+            let farewell = self.ending.as_mut().and_then(|ending| ending.farewell.take());
+            let payload = farewell.as_ref().map(close_payload).unwrap_or_default();
+            let batch = taken.batch.get_or_insert_with(Batch::take);
+            batch.push_control(Opcode::Close, &payload);
+            self.stage = Stage::ClosingBatch;
+        }
+        self.batch = taken.batch;
+        self.deflate();
+        taken.last
+    }
+
+    /// Compresses what is to be compressed of the batch.
+    #[inline]
+    fn deflate(&mut self) {
+        if self.batch.as_ref().is_some_and(|batch| batch.is_raw()) {
+            self.deflate_batch();
+        }
+    }
+
+    #[cold]
+    fn deflate_batch(&mut self) {
+        let member = self.session.member();
+        let (Some(batch), Some(agreement)) = (self.batch.take(), member.deflate) else {
+            return;
+        };
+        let level = member.hub.config.deflate_level();
+        let contexts = &mut self.contexts;
+        let batch =
+            batch.deflated(|payload, out| deflate(payload, out, agreement, level, contexts));
+        self.batch = Some(batch);
+    }
+
+    /// The kernel has the whole batch.
+    #[inline]
+    fn sent(&mut self, cx: &mut Context<'_>) {
+        if let Some(batch) = self.batch.take() {
+            let carried = batch.carried();
+            if !self.prepaid {
+                self.written.messages += carried.messages;
+                self.written.bytes += carried.bytes;
+            }
+            self.session.member().counters.messages_out.add(carried.messages);
+            batch.give();
+        }
+        self.timers.flushed(&self.worker);
+        if self.stage == Stage::ClosingBatch {
+            self.close_sent(cx);
+        }
+    }
+
+    /// The batch could not be sent whole: it counts as waiting again.
+    #[cold]
+    pub(super) fn unpay(&mut self) {
+        if std::mem::take(&mut self.prepaid) {
+            if let Some(batch) = &self.batch {
+                self.session.member().outbox.unsent(batch.carried());
+            }
+        }
+    }
+}
+
+/// Hands as much of the batch to the transport as it takes; ready when it took everything. Adds to
+/// `written` what was taken, also when it then has to wait.
+#[inline]
+fn write(
+    cx: &mut Context<'_>,
+    batch: &mut Batch,
+    transport: &mut Transport,
+    written: &mut usize,
+) -> Poll<io::Result<()>> {
+    while !batch.is_empty() {
+        let polled = match batch.single() {
+            Some(bytes) => transport.poll_write(cx, &[IoSlice::new(bytes)]),
+            None => write_vectored(cx, batch, transport),
+        };
+        match ready!(polled) {
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(taken) => {
+                batch.advance(taken);
+                *written += taken;
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+    Poll::Ready(Ok(()))
+}
+
+fn write_vectored(
+    cx: &mut Context<'_>,
+    batch: &Batch,
+    transport: &mut Transport,
+) -> Poll<io::Result<usize>> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let count = batch.slices(&mut slices);
+    transport.poll_write(cx, &slices[..count])
+}

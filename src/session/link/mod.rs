@@ -1,0 +1,278 @@
+//! The machine between the transport and the callbacks: reads, writes, timers, the closing
+//! handshake. Everything a session does without its application is here, as one poll function.
+
+mod ending;
+mod flushing;
+mod reading;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::handle::Session;
+use super::incoming::Inlet;
+use super::timers::Timers;
+use crate::config::Config;
+use crate::executor::{Size, Worker};
+use crate::hub::Member;
+use crate::outbox::{Batch, Buffered};
+use crate::shutdown;
+use crate::transport::Transport;
+use crate::ws::{Codec, Contexts};
+
+use ending::Ending;
+pub(crate) use ending::LAST_WORD;
+pub(super) use reading::Arrived;
+
+/// Frames handled before the session lets the others of its worker have their turn. A batch of
+/// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
+/// may wait for a flooding neighbour; twice as many was no faster.
+const FRAMES_PER_TURN: u16 = 256;
+
+/// Reads before the session lets the others have their turn, whatever they bring: large messages,
+/// pings, or data that a closing session throws away.
+const READS_PER_TURN: u8 = 16;
+
+/// One session's connection. Owned by its driver, polled by one task.
+pub(crate) struct Link {
+    /// Given back to the system as soon as the session has ended.
+    transport: Option<Transport>,
+    worker: Rc<Worker>,
+    session: Session,
+    codec: Codec,
+    /// Only with context takeover.
+    contexts: Option<Box<Contexts>>,
+    /// What has been read and not yet been parsed, from `at` on. Empty and without memory while
+    /// the session waits, unless a handler is behind.
+    input: Vec<u8>,
+    at: usize,
+    /// What is being sent. An idle session has none.
+    batch: Option<Box<Batch>>,
+    /// What the kernel has taken and the outbox does not know yet.
+    written: Buffered,
+    /// The answers to the latest pings, encoded.
+    #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
+    pongs: Option<Box<Vec<u8>>>,
+    /// The one message that may be read ahead while the handler works.
+    held: Option<Box<Arrived>>,
+    /// Where the parts of the message go that is arriving, if messages are streamed.
+    inlet: Option<Rc<Inlet>>,
+    ending: Option<Box<Ending>>,
+    timers: Timers,
+    stop_seen: shutdown::Phase,
+    stage: Stage,
+    read_size: Size,
+    ping_due: bool,
+    cut: bool,
+    /// Messages are handed on in parts.
+    streamed: bool,
+    /// The task has been polled anew since the link last said that it waits.
+    woken: bool,
+    /// A timer may be over; looked at after what had arrived before has been read.
+    timers_due: bool,
+    /// The batch is off the outbox's books, and the outbox wakes us for what is put in.
+    prepaid: bool,
+    frames_left: u16,
+    reads_left: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// A close frame is to be sent when everything before it has left.
+    Closing,
+    /// It is in the batch.
+    ClosingBatch,
+    /// It has been sent.
+    CloseSent,
+    /// The writing side is shut down; input is thrown away until the peer closes too, because
+    /// closing a socket with unread input would destroy the close frame on its way.
+    Lingering,
+    Done,
+}
+
+impl Link {
+    /// A link over a transport on which the 101 has been sent; `input` is what came after the
+    /// request.
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        transport: Transport,
+        input: Vec<u8>,
+        member: &Arc<Member>,
+    ) -> Self {
+        let hub = &member.hub;
+        Self {
+            transport: Some(transport),
+            worker: Rc::clone(worker),
+            session: Session::new(Arc::clone(member)),
+            codec: Codec::default(),
+            contexts: None,
+            input,
+            at: 0,
+            batch: None,
+            written: Buffered::default(),
+            pongs: None,
+            held: None,
+            inlet: None,
+            ending: None,
+            timers: Timers::new(worker, &hub.config.timeouts),
+            stop_seen: shutdown::Phase::Running,
+            stage: Stage::Open,
+            read_size: Size::default(),
+            ping_due: false,
+            cut: false,
+            streamed: false,
+            woken: true,
+            timers_due: false,
+            prepaid: false,
+            frames_left: FRAMES_PER_TURN,
+            reads_left: READS_PER_TURN,
+        }
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// From now on messages are handed on in parts.
+    pub(super) fn stream_messages(&mut self) {
+        self.streamed = true;
+    }
+
+    fn config(&self) -> &Config {
+        &self.session.member().hub.config
+    }
+
+    /// The next message; `None` when the session has ended.
+    ///
+    /// Cancel safe: what has been read stays in the link.
+    #[inline]
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
+        // In the middle of a batch there is nothing to look at but the next frame.
+        if !self.woken && self.stage == Stage::Open && self.held.is_none() {
+            if let Some(arrived) = self.parse(true) {
+                return Poll::Ready(Some(arrived));
+            }
+        }
+        self.poll(cx, true)
+    }
+
+    /// Does everything but deliver messages, while a callback is pending; ready when the session
+    /// has ended.
+    pub(super) fn poll_background(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll(cx, false).map(drop)
+    }
+
+    #[inline(never)]
+    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Arrived>> {
+        if self.woken {
+            self.wake();
+        }
+        loop {
+            if self.stage == Stage::Done {
+                return Poll::Ready(None);
+            }
+            if self.frames_left == 0 || self.reads_left == 0 {
+                return self.take_turns(cx);
+            }
+            if deliver {
+                if let Some(arrived) = self.held.take() {
+                    return Poll::Ready(Some(*arrived));
+                }
+            }
+            if let Some(arrived) = self.parse(deliver) {
+                return Poll::Ready(Some(arrived));
+            }
+            let listened = self.is_listening();
+            if self.frames_left == 0 || (listened && self.fill(cx)) {
+                continue;
+            }
+            // Everything that has arrived has been handled: what the callbacks have queued
+            // meanwhile leaves in one call.
+            self.flush(cx);
+            // A request to close has been found: now the peer's answer matters, however far the
+            // handler is behind.
+            if !listened && self.is_listening() {
+                continue;
+            }
+            // Only now: whatever kept the worker from looking is not the peer's fault.
+            if std::mem::take(&mut self.timers_due) {
+                self.heed_timers();
+                continue;
+            }
+            if self.stage != Stage::Done && self.reads_left > 0 && self.park(cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// What has to be looked at once in a turn, and not for every message of it.
+    fn wake(&mut self) {
+        self.woken = false;
+        self.prepaid = false;
+        self.session.member().outbox.awake();
+        self.heed_stop();
+        self.timers_due = self.timers.is_due(self.worker.now());
+    }
+
+    /// Sends what there is, and comes back when the others have had their turn.
+    #[cold]
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
+        self.flush(cx);
+        if std::mem::take(&mut self.timers_due) {
+            self.heed_timers();
+            self.flush(cx);
+        }
+        if self.batch.is_some() {
+            self.heed_request();
+        }
+        if self.stage == Stage::Done {
+            return Poll::Ready(None);
+        }
+        self.begin_turn();
+        self.worker.yield_turn();
+        Poll::Pending
+    }
+
+    /// Before waiting for anything: a fresh budget for the next turn, and the next deadline.
+    #[inline]
+    fn begin_turn(&mut self) {
+        self.woken = true;
+        self.frames_left = FRAMES_PER_TURN;
+        self.reads_left = READS_PER_TURN;
+        if self.timers.has_moved() {
+            let hub = &self.session.member().hub;
+            self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
+        }
+    }
+
+    /// Goes to sleep; false if there is something to do after all.
+    fn park(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.at == self.input.len() {
+            self.at = 0;
+            self.worker.pool().give(std::mem::take(&mut self.input));
+        } else if self.input.len() - self.at < self.input.capacity() / 2 {
+            // A handler is behind: keep what is left, but not the worker's buffer.
+            let rest = self.input[self.at..].to_vec();
+            self.at = 0;
+            self.worker.pool().give(std::mem::replace(&mut self.input, rest));
+        }
+        let outbox = &self.session.member().outbox;
+        if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
+            self.begin_turn();
+            return true;
+        }
+        let stalled = self.batch.is_some();
+        let written = std::mem::take(&mut self.written);
+        let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
+        if !outbox.park(written, cx.waker(), stalled || closing) {
+            return self.heed_request();
+        }
+        self.begin_turn();
+        true
+    }
+}
