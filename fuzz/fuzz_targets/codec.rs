@@ -103,8 +103,8 @@ impl<'a> Heap<'a> {
         let takeover = deflate.is_some_and(|agreement| agreement.client_takeover);
         Self {
             pieces,
-            // A message may be a little larger compressed.
-            kept: message_bytes + message_bytes / 1024 + 64 + 125,
+            // A message may be larger compressed: nine bits for each byte, and the headers of blocks.
+            kept: message_bytes + message_bytes / 8 + message_bytes / 128 + 64 + 125,
             // A vector that doubles, twice while it moves, and the message that is made of it, whose
             // last growth is not its last size; the decompressor works in steps of a kibibyte.
             peak: 8 * message_bytes + 4096,
