@@ -45,12 +45,11 @@ fn serve() -> Result<(), BoxError> {
         builder = builder.configure(|config| {
             config.limits.message_bytes = bytes;
             // Who takes large messages takes them in many fragments, too.
-            config.limits.fragments = config.limits.fragments.max((bytes / 64 + 1) as u32);
+            config.limits.fragments = config.limits.fragments.max(in_u32(bytes / 64 + 1));
         });
     }
     if let Some(fragments) = max_fragments {
-        let fragments = u32::try_from(fragments).unwrap_or(u32::MAX);
-        builder = builder.configure(|config| config.limits.fragments = fragments);
+        builder = builder.configure(|config| config.limits.fragments = in_u32(fragments));
     }
     if let Some(workers) = workers {
         builder = builder.workers(workers);
@@ -62,4 +61,8 @@ fn serve() -> Result<(), BoxError> {
     }
     builder.run_with(common::ready)?;
     Ok(())
+}
+
+fn in_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
