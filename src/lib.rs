@@ -35,13 +35,18 @@ pub use transport::MemoryStream;
 pub mod docs {
     #[doc = include_str!("docs/backpressure.md")]
     pub mod backpressure {}
+    #[cfg(feature = "deflate")]
+    #[doc = include_str!("docs/compression.md")]
+    pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
     #[doc = include_str!("docs/shutdown.md")]
     pub mod shutdown {}
+    #[doc = include_str!("docs/streaming.md")]
+    pub mod streaming {}
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "deflate"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

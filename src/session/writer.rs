@@ -23,7 +23,8 @@ const FRAGMENT: usize = 16 * 1024;
 ///
 /// While it is being written, pings and pongs go on, and other messages to the same peer wait behind
 /// it: a message cannot begin in the middle of another one (RFC 6455 section 5.4). What waits is
-/// bounded as always. Fragments are not compressed.
+/// bounded as always; whoever awaits [`Session::send`] before finishing a writer of the same session may
+/// thus wait for themselves. Fragments are not compressed.
 ///
 /// A message that has begun must be [finished](Self::finish). If the writer is dropped before, the
 /// peer could not tell the next message from the rest of this one; so the session is closed with 1011.
