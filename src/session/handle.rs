@@ -188,7 +188,8 @@ impl Session {
         !self.0.outbox.is_closed()
     }
 
-    /// What waits for the peer; after the end, what it did not get.
+    /// What waits for the peer; after the end, what it did not get. It may be above the bounds by what the
+    /// kernel has just declined, 256 KiB and a message at most.
     #[must_use]
     pub fn buffered(&self) -> Buffered {
         self.0.outbox.buffered()
