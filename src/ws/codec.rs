@@ -2,65 +2,14 @@
 
 use bytes::Bytes;
 
-use super::deflate::{self, Agreement, Contexts};
+use super::bounds::Bounds;
+use super::deflate::{self, Contexts};
+use super::event::{Event, Violation};
 use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
 use super::mask::{rotate, unmask, unmasked};
 use super::stream::{PART, PIECE, Streamed};
 use super::utf8::Utf8;
-use crate::message::{CloseCode, Kind, Message};
-
-/// What one message may cost.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    /// After inflation, too.
-    pub(crate) message_bytes: usize,
-    pub(crate) fragments: u32,
-    /// Whether messages may be compressed, and how.
-    pub(crate) deflate: Option<Agreement>,
-    /// Messages are handed on in parts, as they arrive. The number of fragments is not bounded then,
-    /// because none is kept.
-    pub(crate) streamed: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Event {
-    Message(Message),
-    /// Only if messages are streamed.
-    Part(Part),
-    Ping(Bytes),
-    Pong(Bytes),
-    /// The peer says goodbye; nothing after it is looked at. `None` if it gave no code.
-    Close(Option<CloseFrame>),
-}
-
-/// A piece of a message.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Part {
-    /// It is the first one.
-    pub(crate) first: Option<Kind>,
-    /// Of a text: whole characters.
-    pub(crate) bytes: Bytes,
-    pub(crate) last: bool,
-}
-
-/// The peer broke the protocol or a bound; the session ends with this code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Violation {
-    pub(crate) code: CloseCode,
-    pub(crate) reason: &'static str,
-}
-
-impl Violation {
-    const RESERVED_BIT: Self = Self::protocol("reserved bit set without an extension");
-    pub(super) const NOT_UTF8: Self =
-        Self { code: CloseCode::INVALID_DATA, reason: "text is not UTF-8" };
-    pub(super) const TOO_BIG: Self = Self { code: CloseCode::TOO_BIG, reason: "message too big" };
-    const FRAGMENTS: Self = Self { code: CloseCode::POLICY, reason: "too many fragments" };
-
-    const fn protocol(reason: &'static str) -> Self {
-        Self { code: CloseCode::PROTOCOL, reason }
-    }
-}
+use crate::message::{CloseCode, Message};
 
 /// Reads one client's frames. Between two messages it owns nothing on the heap.
 #[derive(Default)]

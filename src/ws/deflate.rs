@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::codec::Violation;
+use super::event::Violation;
 use crate::config::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
 use crate::message::CloseCode;
 

@@ -1,7 +1,7 @@
 //! What stands in for permessage-deflate when the crate is built without it: nothing can be agreed
 //! on, so none of this is ever called.
 
-use super::codec::Violation;
+use super::event::Violation;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Agreement {}

@@ -6,12 +6,14 @@
 //! always free again when the codec has seen it, and the outcome cannot depend on how the stream
 //! was cut into reads.
 
+mod bounds;
 mod codec;
 #[cfg(feature = "deflate")]
 mod deflate;
 #[cfg(not(feature = "deflate"))]
 #[path = "deflate_off.rs"]
 mod deflate;
+mod event;
 mod frame;
 mod mask;
 mod stream;
@@ -20,7 +22,9 @@ mod utf8;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use codec::{Bounds, Codec, Event, Part, Violation};
+pub(crate) use bounds::Bounds;
+pub(crate) use codec::Codec;
 pub(crate) use deflate::{Agreement, Contexts, deflate, deflate_alone};
+pub(crate) use event::{Event, Part, Violation};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};
 pub(crate) use utf8::Utf8;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::codec::{Bounds, Part, Violation};
+use super::bounds::Bounds;
 use super::deflate::{Contexts, Inflating};
+use super::event::{Part, Violation};
 use super::frame::Opcode;
 use super::utf8::Utf8;
 use crate::message::Kind;
