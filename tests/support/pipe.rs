@@ -5,7 +5,7 @@
 use std::sync::mpsc;
 
 use coracle::config::Config;
-use coracle::{Cause, Closed, MemoryStream, Phase, Server, Session, Side};
+use coracle::{Buffered, Cause, Closed, MemoryStream, Phase, Server, Session, Side};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 
 use crate::support::*;
@@ -190,6 +190,16 @@ impl Watched {
 
     pub fn pipe(&self) -> (Pipe, Session) {
         (Pipe::connect(&self.server), self.sessions.next())
+    }
+
+    /// The client says goodbye, and nothing is left.
+    #[track_caller]
+    pub fn finish(self, client: Pipe, session: &Session) {
+        client.goodbye();
+        let closed = self.records.next();
+        assert!(closed.clean, "{closed}");
+        assert_eq!(session.buffered(), Buffered::default());
+        self.server.finish();
     }
 }
 
