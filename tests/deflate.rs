@@ -10,7 +10,7 @@ use std::thread;
 
 use blocks::farthest;
 use coracle::config::Deflate;
-use coracle::{Builder, Cause, Closed, Error, Handler, Message, Server, Session, Side};
+use coracle::{Builder, Cause, Closed, Error, Handler, Message, Prepared, Server, Session, Side};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use pipe::{PIPE, Pipe, await_full_pipe, opened};
 use support::*;
@@ -598,6 +598,56 @@ fn a_message_can_be_excepted() {
             }
         }
         client.goodbye();
+        server.finish();
+    }
+}
+
+// One frame for all: a session got what another's window could not read, or what it had never agreed on.
+#[test]
+fn a_prepared_message_suits_every_session_it_is_sent_to() {
+    let offers = [
+        BROWSER,
+        OFFER,
+        "permessage-deflate; server_max_window_bits=9",
+        "permessage-deflate; \
+          server_no_context_takeover",
+    ];
+    for base in modes() {
+        let (sender, sessions) = heard();
+        let server = start(Server::builder().deflate(base).on_open(opened(&sender)));
+        let mut plain = server.client();
+        let mut receivers = vec![sessions.next()];
+        let mut clients = Vec::new();
+        for offer in offers {
+            clients.push(Client::connect(&server, offer));
+            receivers.push(sessions.next());
+        }
+        // Of which most is far apart; below the threshold; noise that does not become smaller.
+        let far = [json(3000), noise(1, 1000), json(3000)].concat();
+        for (message, smaller) in [(far, true), (json(100), false), (noise(2, 3000), false)] {
+            let prepared = Prepared::new(message.clone());
+            for round in 0..2 {
+                for session in &receivers {
+                    session.try_send_prepared(&prepared).unwrap();
+                    // Behind it, so that context takeover is seen to go on.
+                    session.try_send(format!("{round}")).unwrap();
+                }
+                assert_eq!(plain.read_frame().payload, message);
+                assert_eq!(plain.read_frame().payload, round.to_string().as_bytes());
+                for client in &mut clients {
+                    let received = client.read();
+                    assert!(received.payload == message);
+                    if client.server_takeover {
+                        assert_eq!(received.compressed, message.len() >= 256);
+                    } else {
+                        assert_eq!(received.compressed, smaller);
+                    }
+                    client.read().expect_plain(TEXT, round.to_string().as_bytes());
+                }
+            }
+        }
+        plain.goodbye();
+        clients.into_iter().for_each(Client::goodbye);
         server.finish();
     }
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use coracle::{
-    Buffered, Cause, CloseCode, Message, Phase, SendError, Server, Session, Side, Timer,
+    Buffered, Cause, CloseCode, Message, Phase, Prepared, SendError, Server, Session, Side, Timer,
 };
 use pipe::*;
 use support::*;
@@ -209,4 +209,31 @@ fn messages_are_sent_from_any_thread_and_any_executor() {
     client.goodbye();
     quiet.records.next();
     quiet.server.finish();
+}
+
+// A message for many: it is bounded, counted and ordered like any other.
+#[test]
+fn a_prepared_message_is_a_message_like_any_other() {
+    let it = Watched::start(|config| config.limits.outbox_messages = 3);
+    let (mut client, session) = it.pipe();
+    session.try_send(vec![7; 2 * PIPE]).unwrap();
+    await_full_pipe(&session);
+    let prepared = Prepared::new("for many");
+    session.try_send_prepared(&prepared).unwrap();
+    session.try_send("between").unwrap();
+    assert_eq!(session.buffered().messages, 3);
+    match session.try_send_prepared(&prepared) {
+        Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("for many")),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(client.read_frame().payload.len(), 2 * PIPE);
+    let frame = client.read_frame();
+    assert_eq!((frame.opcode, &frame.payload[..]), (TEXT, &b"for many"[..]));
+    assert_eq!(client.read_frame().payload, b"between");
+    let other = session.clone();
+    it.finish(client, &session);
+    match other.try_send_prepared(&prepared) {
+        Err(SendError::Closed(message)) => assert_eq!(message.as_text(), Some("for many")),
+        other => panic!("{other:?}"),
+    }
 }

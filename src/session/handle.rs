@@ -117,10 +117,10 @@ impl Session {
     /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
     pub fn try_send_prepared(&self, prepared: &Prepared) -> Result<(), SendError> {
         let (member, message) = (&*self.0, prepared.message());
-        let mut frame = Some(prepared.plain());
-        if let Some(agreement) = member.deflate.filter(|_| member.deflates(message.len())) {
-            frame = prepared.deflated(agreement, member.hub.config.deflate_level());
-        }
+        let frame = match member.deflate.filter(|_| member.deflates(message.len())) {
+            None => Some(prepared.plain()),
+            Some(agreement) => prepared.deflated(agreement, member.hub.config.deflate_level()),
+        };
         let Some(frame) = frame else {
             return self.try_push(message.clone(), true);
         };
