@@ -164,6 +164,10 @@ pub struct Timeouts {
     pub idle: Option<Duration>,
     /// The peer accepts no byte of what is waiting for it. Default 10 s.
     pub write_stall: Duration,
+    /// Others wait for a [`MessageWriter`](crate::MessageWriter) that has begun, and nothing more is
+    /// written. Default 10 s. The session ends with 1011 and
+    /// [`Cause::WriterStalled`](crate::Cause::WriterStalled).
+    pub writer: Duration,
     /// From the wish to close to the end of the closing handshake; traffic does not extend it.
     /// Default 5 s. Also how long a handler may go on after its session has ended.
     pub close: Duration,
@@ -184,6 +188,7 @@ impl Default for Timeouts {
             pong: Duration::from_secs(10),
             idle: None,
             write_stall: Duration::from_secs(10),
+            writer: Duration::from_secs(10),
             close: Duration::from_secs(5),
             lifetime: None,
             lifetime_jitter: None,

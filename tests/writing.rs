@@ -11,7 +11,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use coracle::{
-    BoxError, Cause, CloseCode, Incoming, Kind, Message, Phase, Server, Session, Side, WriteError,
+    BoxError, Cause, CloseCode, Incoming, Kind, Message, Phase, SendError, Server, Session, Side,
+    Timer, WriteError,
 };
 use futures_lite::{AsyncRead, StreamExt, future};
 use parts::*;
@@ -302,6 +303,116 @@ fn written_messages_are_bounded_in_number_too() {
         assert_eq!(client.read_frame(), Frame { fin: true, opcode: TEXT, payload: vec![] });
     }
     it.finish(client, &session);
+}
+
+// ---- A writer that writes nothing ----------------------------------------------------------------
+
+/// Sends until there is no room, and one message more: what becomes of that.
+fn send_too_much(session: &Session) -> std::thread::JoinHandle<Result<(), SendError>> {
+    while session.try_send("behind").is_ok() {}
+    let session = session.clone();
+    std::thread::spawn(move || within(session.send("too much")))
+}
+
+// "A waiting send always ends", but behind a writer whose source said nothing more it did not: the kernel
+// had everything, so no write stalled, and the peer answered its pings.
+#[test]
+fn a_writer_that_others_wait_for_in_vain_ends_its_session() {
+    let it = Watched::start(|config| {
+        config.timeouts.writer = ms(200);
+        config.limits.outbox_messages = 3;
+    });
+    // One session has a message waiting, one a sender, one another writer.
+    for kind in 0..3 {
+        let (mut client, session) = it.pipe();
+        let mut writer = session.message_writer(Kind::Text);
+        within(writer.write("begun")).unwrap();
+        assert_eq!(client.read_frame().payload, b"begun");
+        let mut second = session.message_writer(Kind::Text);
+        let (mut undelivered, mut sender) = (0, None);
+        match kind {
+            0 => {
+                session.try_send("behind").unwrap();
+                undelivered = 1;
+            }
+            1 => {
+                sender = Some(send_too_much(&session));
+                undelivered = 3;
+            }
+            _ => assert!(matches!(within(second.write("second")), Err(WriteError::Closed))),
+        }
+        assert_eq!(client.read_close(), (1011, "message not finished".into()));
+        if let Some(sender) = sender {
+            assert!(matches!(sender.join().unwrap(), Err(SendError::Closed(_))));
+        }
+        assert!(matches!(within(writer.write("late")), Err(WriteError::Closed)));
+        client.send_frame(CLOSE, &1011_u16.to_be_bytes());
+        let closed = it.records.next();
+        assert_closed(&closed, Side::Server, Cause::WriterStalled, Phase::Closing, Some(1011));
+        assert_eq!(closed.timer, Some(Timer::Writer), "{closed}");
+        assert_eq!(closed.undelivered.messages, undelivered, "{closed}");
+    }
+    it.server.finish();
+}
+
+// The timer of the writer must not end those that nobody waits for, and those that go on.
+#[test]
+fn a_writer_may_take_its_time_if_nobody_waits_or_something_comes() {
+    let it = Watched::start(|config| {
+        config.timeouts.writer = ms(300);
+        // Nobody answers the close frame.
+        config.timeouts.close = ms(100);
+    });
+    let (mut alone, session) = it.pipe();
+    let mut patient = session.message_writer(Kind::Text);
+    within(patient.write("a")).unwrap();
+    assert_eq!(alone.read_frame().payload, b"a");
+    let (mut busy, busy_session) = it.pipe();
+    let mut steady = busy_session.message_writer(Kind::Text);
+    within(steady.write("b")).unwrap();
+    assert_eq!(busy.read_frame().payload, b"b");
+    busy_session.try_send("behind").unwrap();
+    // The ends of others say when the time is over.
+    for _ in 0..2 {
+        let (mut client, session) = it.pipe();
+        let mut writer = session.message_writer(Kind::Text);
+        within(writer.write("c")).unwrap();
+        session.try_send("behind").unwrap();
+        let closed = loop {
+            if let Some(closed) = it.records.try_next() {
+                break closed;
+            }
+            within(steady.write("b")).unwrap();
+            assert_eq!(busy.read_frame().payload, b"b");
+        };
+        assert_eq!((closed.cause, closed.timer), (Cause::WriterStalled, Some(Timer::Writer)));
+        assert_eq!(client.read_frame().payload, b"c");
+    }
+    for (mut writer, mut client) in [(patient, alone), (steady, busy)] {
+        within(writer.finish()).unwrap();
+        assert!(client.read_frame().fin);
+        drop(client);
+        it.records.next();
+    }
+    it.server.finish();
+}
+
+// While the peer takes nothing, it is the peer that is waited for.
+#[test]
+fn a_writer_is_not_blamed_for_a_peer_that_takes_nothing() {
+    let it = Watched::start(|config| {
+        config.timeouts.writer = ms(100);
+        config.timeouts.write_stall = ms(600);
+    });
+    let (client, session) = it.pipe();
+    fill(&session);
+    let mut writer = session.message_writer(Kind::Text);
+    within(writer.write("queued")).unwrap();
+    session.try_send("behind").unwrap();
+    let closed = it.records.next();
+    assert_eq!((closed.cause, closed.timer), (Cause::WriteStalled, Some(Timer::WriteStall)));
+    drop((writer, client));
+    it.server.finish();
 }
 
 // ---- Two writers --------------------------------------------------------------------------------

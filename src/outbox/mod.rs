@@ -71,6 +71,18 @@ pub(crate) struct Encoded {
     pub(crate) payload: usize,
 }
 
+/// What the driver finds when it wants to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parked {
+    /// It must not: something is there to be done.
+    No,
+    /// From now on it is woken for whatever is put in.
+    Yes,
+    /// The same, and others wait until a message has been written of which nothing more is there.
+    /// `progress`: some has come since the last time.
+    BehindWriter { progress: bool },
+}
+
 /// Why something was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
@@ -119,6 +131,8 @@ struct Rare {
 
 #[derive(Default)]
 struct Behind {
+    /// A fragment has been queued since the driver last waited.
+    progress: bool,
     messages: VecDeque<Waiting>,
     /// Of their payload.
     bytes: usize,
@@ -270,7 +284,7 @@ impl Outbox {
         if !(fits || alone) || (fragment.first && state.behind.is_some()) {
             return Err(Refused::Full);
         }
-        state.behind.get_or_insert_default();
+        state.behind.get_or_insert_default().progress = true;
         state.buffered.bytes += fragment.payload.len();
         state.buffered.messages += usize::from(fragment.last);
         state.fill(|batch| batch.push_fragment(fragment));
@@ -296,7 +310,12 @@ impl Outbox {
     /// Hears when trying again may help. Made first, then tried, then awaited.
     pub(crate) fn room(&self) -> EventListener {
         let listener = self.room.listen();
-        self.lock().awaited = true;
+        let mut state = self.lock();
+        state.awaited = true;
+        // Behind a writer, the driver watches how long.
+        let waker = if state.behind.is_some() { self.unpark(&state) } else { None };
+        drop(state);
+        waker.into_iter().for_each(Waker::wake);
         listener
     }
 
@@ -370,7 +389,8 @@ impl Outbox {
         waker: &Waker,
     ) -> Option<Option<Box<Batch>>> {
         let mut state = self.lock();
-        if state.rare.is_some() || state.full.is_some() || state.awaited || state.closed {
+        let simple = state.rare.is_none() && state.full.is_none() && state.behind.is_none();
+        if !simple || state.awaited || state.closed {
             return None;
         }
         let batch = state.filling.take();
@@ -401,14 +421,13 @@ impl Outbox {
 
     /// For the driver, before it waits: from now on it is woken for whatever is put in.
     ///
-    /// A `stalled` driver cannot send what is queued, but must hear of a request. Returns false if
-    /// something is there already; then it must look again instead of waiting.
-    pub(crate) fn park(&self, written: Buffered, waker: &Waker, stalled: bool) -> bool {
+    /// A `stalled` driver cannot send what is queued, but must hear of a request.
+    pub(crate) fn park(&self, written: Buffered, waker: &Waker, stalled: bool) -> Parked {
         let mut state = self.settled(written);
         let requested = state.rare.as_ref().is_some_and(|rare| rare.request.is_some());
         let something = !state.is_empty() || state.rare.is_some();
         if requested || (something && !stalled) {
-            return false;
+            return Parked::No;
         }
         if stalled {
             // It may wait for long: what waits takes no more memory than its bytes.
@@ -420,7 +439,17 @@ impl Outbox {
             _ => state.driver = Some(waker.clone()),
         }
         self.parked.store(true, Ordering::Relaxed);
-        true
+        let awaited = state.awaited;
+        match &mut state.behind {
+            // While the peer takes nothing, the writer is not to blame.
+            Some(behind) if !stalled => {
+                let progress = std::mem::take(&mut behind.progress);
+                let waiting =
+                    !behind.messages.is_empty() || (awaited && self.room.total_listeners() > 0);
+                if waiting { Parked::BehindWriter { progress } } else { Parked::Yes }
+            }
+            _ => Parked::Yes,
+        }
     }
 
     /// For the driver, while it cannot write: how the session is asked to end.
@@ -544,14 +573,14 @@ mod tests {
         let waker = Waker::from(Arc::clone(&wakes));
         outbox.try_push(plain("a"), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
-        assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
+        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
         assert!(outbox.take(Buffered::default()).batch.is_some());
-        assert!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false));
+        assert_eq!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false), Parked::Yes);
         outbox.try_push(plain("b"), BOUNDS).unwrap();
         outbox.try_push(plain("c"), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         drop(outbox.take(Buffered::default()));
-        assert!(outbox.park(Buffered::default(), &waker, false));
+        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::Yes);
         outbox.awake();
         outbox.try_push(plain("d"), Bounds { messages: 9, bytes: 99 }).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
@@ -569,7 +598,7 @@ mod tests {
         outbox.try_push(plain("d"), BOUNDS).unwrap();
         assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
-        assert!(!outbox.park(Buffered::default(), &waker, false), "something is queued");
+        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
         outbox.unsent(batch.carried());
         assert_eq!(outbox.buffered(), Buffered { messages: 2, bytes: 4 });
         assert_eq!(outbox.clear(batch.carried()), Buffered { messages: 1, bytes: 1 });

@@ -325,6 +325,7 @@ fn check(config: &Config) -> Result<usize> {
         ("timeouts.pong", Some(timeouts.pong)),
         ("timeouts.idle", timeouts.idle),
         ("timeouts.write_stall", Some(timeouts.write_stall)),
+        ("timeouts.writer", Some(timeouts.writer)),
         ("timeouts.close", Some(timeouts.close)),
         ("timeouts.lifetime", timeouts.lifetime),
     ];

@@ -107,6 +107,9 @@ pub enum Cause {
     /// The peer accepted no byte for
     /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall).
     WriteStalled,
+    /// Others waited for a [`MessageWriter`](crate::MessageWriter) of which nothing came for
+    /// [`Timeouts::writer`](crate::config::Timeouts::writer).
+    WriterStalled,
     /// The session reached [`Timeouts::lifetime`](crate::config::Timeouts::lifetime).
     LifetimeReached,
     /// The server stops.
@@ -129,6 +132,7 @@ impl fmt::Display for Cause {
             Self::PongTimeout => "no pong",
             Self::IdleTimeout => "idle",
             Self::WriteStalled => "peer accepts no bytes",
+            Self::WriterStalled => "message writer writes nothing",
             Self::LifetimeReached => "lifetime reached",
             Self::Stopping => "server stops",
             Self::Cut => "cut by the stop deadline",
@@ -165,6 +169,8 @@ pub enum Timer {
     Idle,
     /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall)
     WriteStall,
+    /// [`Timeouts::writer`](crate::config::Timeouts::writer)
+    Writer,
     /// [`Timeouts::close`](crate::config::Timeouts::close)
     Close,
     /// [`Timeouts::lifetime`](crate::config::Timeouts::lifetime)
@@ -179,6 +185,7 @@ impl fmt::Display for Timer {
             Self::Pong => "pong",
             Self::Idle => "idle",
             Self::WriteStall => "write stall",
+            Self::Writer => "writer",
             Self::Close => "close",
             Self::Lifetime => "lifetime",
             Self::Stop => "stop",

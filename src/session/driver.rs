@@ -201,7 +201,9 @@ fn report(link: &Link, closed: &Closed) {
     let session = link.session();
     let traffic = session.traffic();
     let level = match closed.cause {
-        Cause::HandlerFailed | Cause::HandlerPanicked | Cause::Cut => log::Level::Warn,
+        Cause::HandlerFailed | Cause::HandlerPanicked | Cause::WriterStalled | Cause::Cut => {
+            log::Level::Warn
+        }
         Cause::Violation | Cause::PongTimeout | Cause::WriteStalled | Cause::Io(_) => {
             log::Level::Info
         }

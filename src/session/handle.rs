@@ -79,7 +79,8 @@ impl Session {
     ///
     /// It completes when the message is queued, not when it has arrived. It ends in any case: a
     /// peer that accepts no byte for [`Timeouts::write_stall`](crate::config::Timeouts::write_stall)
-    /// loses its session. Messages sent by one task arrive in order.
+    /// loses its session, and so does a [`MessageWriter`] that others wait for and that writes nothing
+    /// for [`Timeouts::writer`](crate::config::Timeouts::writer). Messages sent by one task arrive in order.
     ///
     /// # Errors
     ///
@@ -166,7 +167,8 @@ impl Session {
         self.0.outbox.ping(&payload[..payload.len().min(MAX_CONTROL_PAYLOAD)])
     }
 
-    /// Ends the session: what is queued is delivered, then the peer is told `code` and `reason`,
+    /// Ends the session: what is queued is delivered (but not what waits behind a message that is being
+    /// written: see [`MessageWriter`]), then the peer is told `code` and `reason`,
     /// then its answer is awaited for at most [`Timeouts::close`](crate::config::Timeouts::close).
     ///
     /// Never waits. May be called any number of times, from anywhere; the first call counts. A

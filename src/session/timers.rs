@@ -32,13 +32,16 @@ struct Rare {
     /// Since when the session is closing; `NEVER` while it is open.
     closing: Time,
     lifetime_end: Time,
+    /// Since when others have waited for a message writer that writes nothing; `NEVER` while nobody
+    /// does.
+    writer: Time,
     ping: Option<Ping>,
 }
 
 impl Default for Rare {
     fn default() -> Self {
         let never = Time::NEVER;
-        Self { stalled: never, closing: never, lifetime_end: never, ping: None }
+        Self { stalled: never, closing: never, lifetime_end: never, writer: never, ping: None }
     }
 }
 
@@ -120,6 +123,25 @@ impl Timers {
         }
     }
 
+    /// Others wait for a message writer, which has nothing more for now; `progress` if it has just
+    /// written some.
+    pub(super) fn behind_writer(&mut self, now: Time, progress: bool) {
+        let rare = self.rare();
+        if rare.writer == Time::NEVER {
+            rare.writer = now;
+            self.moved = true;
+        } else if progress {
+            rare.writer = now;
+        }
+    }
+
+    /// Nobody does any more.
+    pub(super) fn nobody_behind_writer(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.writer = Time::NEVER;
+        }
+    }
+
     /// The kernel has taken everything, a ping included.
     #[inline]
     pub(super) fn flushed(&mut self, worker: &Worker) {
@@ -180,7 +202,8 @@ impl Timers {
             }
             _ => silence,
         };
-        stall.min(silence).min(rare.lifetime_end)
+        let writer = rare.writer + timeouts.writer;
+        stall.min(silence).min(rare.lifetime_end).min(writer)
     }
 
     /// Whether the wheel's entry is due, so that `expired` must be asked.
@@ -200,6 +223,9 @@ impl Timers {
             if rare.closing != Time::NEVER {
                 let over = now >= rare.closing + timeouts.close;
                 return over.then_some(Expired::Timer(Timer::Close));
+            }
+            if now >= rare.writer + timeouts.writer {
+                return Some(Expired::Timer(Timer::Writer));
             }
             if now >= rare.lifetime_end {
                 return Some(Expired::Timer(Timer::Lifetime));
@@ -254,6 +280,7 @@ impl Rare {
             && self.stalled == never
             && self.closing == never
             && self.lifetime_end == never
+            && self.writer == never
     }
 
     /// Returns whether that moves a deadline.

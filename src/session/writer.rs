@@ -24,10 +24,13 @@ const FRAGMENT: usize = 16 * 1024;
 /// While it is being written, pings and pongs go on, and other messages to the same peer wait behind
 /// it: a message cannot begin in the middle of another one (RFC 6455 section 5.4). What waits is
 /// bounded as always; whoever awaits [`Session::send`] before finishing a writer of the same session may
-/// thus wait for themselves. Fragments are not compressed.
+/// thus wait for themselves. While others wait, more must be written within
+/// [`Timeouts::writer`](crate::config::Timeouts::writer), or the session is closed with 1011. Fragments are not compressed.
 ///
 /// A message that has begun must be [finished](Self::finish). If the writer is dropped before, the
 /// peer could not tell the next message from the rest of this one; so the session is closed with 1011.
+/// If the session is closed by anybody while a message is being written, the message ends there: what has
+/// been queued of it is sent, then the close frame, and what waited behind it is not delivered.
 #[must_use = "a message that is not finished closes its session"]
 pub struct MessageWriter {
     session: Session,

@@ -160,6 +160,10 @@ impl Link {
             Timer::Idle => {
                 self.end(Side::Server, Cause::IdleTimeout, going_away("idle"), Then::AwaitPeer);
             }
+            Timer::Writer => {
+                let close = CloseFrame::new(CloseCode::INTERNAL, "message not finished");
+                self.end(Side::Server, Cause::WriterStalled, Some(close), Then::AwaitPeer);
+            }
             Timer::Lifetime => {
                 let close = going_away("lifetime reached");
                 self.end(Side::Server, Cause::LifetimeReached, close, Then::AwaitPeer);

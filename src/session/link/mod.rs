@@ -15,7 +15,7 @@ use super::timers::Timers;
 use crate::config::Config;
 use crate::executor::{Size, Worker};
 use crate::hub::Member;
-use crate::outbox::{Batch, Buffered};
+use crate::outbox::{Batch, Buffered, Parked};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{Codec, Contexts};
@@ -269,8 +269,12 @@ impl Link {
         let stalled = self.batch.is_some();
         let written = std::mem::take(&mut self.written);
         let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
-        if !outbox.park(written, cx.waker(), stalled || closing) {
-            return self.heed_request();
+        match outbox.park(written, cx.waker(), stalled || closing) {
+            Parked::No => return self.heed_request(),
+            Parked::Yes => self.timers.nobody_behind_writer(),
+            Parked::BehindWriter { progress } => {
+                self.timers.behind_writer(self.worker.now(), progress);
+            }
         }
         self.begin_turn();
         true
