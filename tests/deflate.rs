@@ -6,6 +6,7 @@ mod blocks;
 mod pipe;
 mod support;
 
+use std::sync::{Mutex, mpsc};
 use std::thread;
 
 use blocks::farthest;
@@ -626,12 +627,15 @@ fn a_prepared_message_suits_every_session_it_is_sent_to() {
         let far = [json(3000), noise(1, 1000), json(3000)].concat();
         for (message, smaller) in [(far, true), (json(100), false), (noise(2, 3000), false)] {
             let prepared = Prepared::new(message.clone());
+            let excepted = Prepared::new(Message::from(message.clone()).uncompressed());
             for round in 0..2 {
                 for session in &receivers {
                     session.try_send_prepared(&prepared).unwrap();
-                    // Behind it, so that context takeover is seen to go on.
+                    session.try_send_prepared(&excepted).unwrap();
+                    // Behind them, so that context takeover is seen to go on.
                     session.try_send(format!("{round}")).unwrap();
                 }
+                assert_eq!(plain.read_frame().payload, message);
                 assert_eq!(plain.read_frame().payload, message);
                 assert_eq!(plain.read_frame().payload, round.to_string().as_bytes());
                 for client in &mut clients {
@@ -642,6 +646,7 @@ fn a_prepared_message_suits_every_session_it_is_sent_to() {
                     } else {
                         assert_eq!(received.compressed, smaller);
                     }
+                    client.read().expect_plain(BINARY, &message);
                     client.read().expect_plain(TEXT, round.to_string().as_bytes());
                 }
             }
@@ -1120,6 +1125,128 @@ fn a_message_that_is_far_larger_on_the_wire_is_answered_1009() {
         }
         server.finish();
     }
+}
+
+// A client may flush behind each fragment, which adds ten bytes to each: a message within both limits was
+// refused.
+#[test]
+fn a_message_within_its_limits_that_is_flushed_at_each_fragment_is_accepted() {
+    for base in modes() {
+        let server = start(echo(base));
+        let mut client = Client::connect(&server, BROWSER);
+        let message = noise(7, LIMIT);
+        let mut pieces = Vec::new();
+        for piece in message.chunks(64) {
+            pieces.push([&flushed(&mut client.deflater, piece)[..], &TAIL].concat());
+        }
+        assert_eq!(pieces.len(), 1024);
+        let last = pieces[1023].len();
+        pieces[1023].truncate(last - TAIL.len());
+        for frame in fragments(BINARY, pieces.iter().map(|piece| &piece[..])) {
+            client.wire.say(&frame);
+        }
+        assert!(client.read().payload == message);
+        client.goodbye();
+        server.finish();
+    }
+}
+
+/// A session whose neighbours on the only worker are asked, while it works, how far it has come.
+struct Turns {
+    server: TestServer,
+    sessions: Heard<Session>,
+    blocked: Heard<()>,
+    go: mpsc::Sender<()>,
+    /// Messages that the neighbour found the first session to have received and sent.
+    found: Heard<(u64, u64)>,
+}
+
+/// The first session is the busy one. The second blocks the worker with its first message until `go`; the
+/// third looks.
+fn turns() -> Turns {
+    let (opens, sessions) = heard();
+    let (said, found) = heard();
+    let (blocks, blocked) = heard();
+    let (go, wait) = mpsc::channel();
+    let (wait, busy) = (Mutex::new(wait), Mutex::new(None::<Session>));
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .deflate(Deflate::shared())
+            .configure(|config| config.limits.outbox_bytes = 16 << 20)
+            .on_open(opened(&opens))
+            .on_message(async move |session: &Session, message: Message| {
+                match message.as_bytes() {
+                    b"I am busy" => *busy.lock().unwrap() = Some(session.clone()),
+                    b"block" => {
+                        blocks.send(()).unwrap();
+                        wait.lock().unwrap().recv().unwrap();
+                    }
+                    b"look" => {
+                        let busy = busy.lock().unwrap();
+                        let traffic = busy.as_ref().unwrap().traffic();
+                        said.send((traffic.messages_in, traffic.messages_out)).unwrap();
+                    }
+                    _ => {}
+                }
+            }),
+    );
+    Turns { server, sessions, blocked, go, found }
+}
+
+// A turn was bounded in frames and system calls, and a frame that is compressed costs a hundred times what
+// another one does: the neighbours waited for 60 ms in the mean.
+#[test]
+fn a_session_that_compresses_much_lets_its_neighbours_have_their_turn() {
+    let it = turns();
+    let mut busy = Client::over(Pipe::raw(&it.server), BROWSER);
+    let session = it.sessions.next();
+    busy.wire.send_frame(TEXT, b"I am busy");
+    let (mut blocks, mut looks) = (Pipe::connect(&it.server), Pipe::connect(&it.server));
+    for pipe in [&mut blocks, &mut looks] {
+        pipe.send_frame(PING, b"");
+        pipe.read_frame();
+    }
+    blocks.send_frame(TEXT, b"block");
+    it.blocked.next();
+    // All of it fits into the pipe, compressed.
+    for _ in 0..50 {
+        session.try_send(vec![0; 32 * 1024]).unwrap();
+    }
+    looks.send_frame(TEXT, b"look");
+    it.go.send(()).unwrap();
+    let (_, sent) = it.found.next();
+    assert!(sent <= 4, "{sent} messages before anybody else");
+    for _ in 0..50 {
+        busy.read().expect(BINARY, &[0; 32 * 1024]);
+    }
+    it.server.finish();
+}
+
+// The same with what arrives: a few bytes become many.
+#[test]
+fn a_session_that_decompresses_much_lets_its_neighbours_have_their_turn() {
+    let it = turns();
+    let mut busy = Client::over(Pipe::raw(&it.server), BROWSER);
+    it.sessions.next();
+    busy.wire.send_frame(TEXT, b"I am busy");
+    let (mut blocks, mut looks) = (Pipe::connect(&it.server), Pipe::connect(&it.server));
+    for pipe in [&mut blocks, &mut looks] {
+        pipe.send_frame(PING, b"");
+        pipe.read_frame();
+    }
+    blocks.send_frame(TEXT, b"block");
+    it.blocked.next();
+    let bomb = busy.compress(&vec![0; LIMIT]);
+    let bombs = compressed_frame(true, BINARY, &bomb).repeat(50);
+    busy.wire.send(&bombs);
+    looks.send_frame(TEXT, b"look");
+    it.go.send(()).unwrap();
+    let (received, _) = it.found.next();
+    assert!(received <= 3, "{received} messages before anybody else");
+    busy.wire.send_frame(PING, b"");
+    assert_eq!(busy.wire.read_frame().opcode, PONG);
+    it.server.finish();
 }
 
 // --- What cannot be read --------------------------------------------------------------------------

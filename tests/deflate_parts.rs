@@ -9,6 +9,7 @@ mod support;
 use coracle::config::Deflate;
 use coracle::{Cause, Incoming, Kind, Server, Session};
 use flate2::{Compress, Compression, FlushCompress};
+use futures_lite::future;
 use parts::*;
 use pipe::*;
 use support::*;
@@ -245,23 +246,39 @@ fn a_bomb_is_refused_with_1009_and_the_handler_has_no_more_than_the_limit() {
     }
 }
 
-// The same within the limit: what the handler does not take is not decompressed either.
-#[test]
-fn a_bomb_that_nobody_takes_is_not_decompressed_beyond_the_window() {
-    let (sender, waiting) = heard();
+/// What a handler finds that has taken nothing for long, and then all of it.
+#[derive(Debug)]
+struct Waited {
+    parts: usize,
+    bytes: usize,
+    /// What those parts take.
+    memory: usize,
+    largest: usize,
+    total: usize,
+}
+
+/// Sends this to a handler that takes nothing before the server has stopped reading.
+fn send_to_a_busy_handler(stream: &[u8]) -> Waited {
+    let (sender, waited) = heard();
+    let (opens, sessions) = heard();
     let (go, wait) = smol::channel::unbounded::<()>();
     let server = start(
-        Server::builder().configure(|config| config.deflate = Some(Deflate::shared())).on_stream(
+        Server::builder().workers(1).deflate(Deflate::shared()).on_open(opened(&opens)).on_stream(
             async move |_: &Session, mut incoming: Incoming| {
                 let _ = wait.recv().await;
-                sender.send(format!("{incoming:?}")).unwrap();
-                let mut largest = 0;
-                let mut total = 0;
-                while let Some(Ok(part)) = incoming.next().await {
-                    largest = largest.max(part.len());
-                    total += part.len();
+                let mut it = Waited { parts: 0, bytes: 0, memory: 0, largest: 0, total: 0 };
+                while let Some(Some(Ok(part))) = future::poll_once(incoming.next()).await {
+                    it.parts += 1;
+                    it.bytes += part.len();
+                    it.largest = it.largest.max(part.len());
+                    it.memory += part.try_into_mut().expect("nobody shares it").capacity();
                 }
-                sender.send(format!("{largest} {total}")).unwrap();
+                it.total = it.bytes;
+                while let Some(Ok(part)) = incoming.next().await {
+                    it.largest = it.largest.max(part.len());
+                    it.total += part.len();
+                }
+                let _ = sender.send(it);
             },
         ),
     );
@@ -269,23 +286,63 @@ fn a_bomb_that_nobody_takes_is_not_decompressed_beyond_the_window() {
     let offer = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
     client.send(handshake_with("/", offer).as_bytes());
     client.read_head();
-    let wire = Deflater::new(false).message(&vec![0; 4 << 20]);
-    client.send(&compressed(BINARY, &wire, wire.len()));
+    let session = sessions.next();
+    assert!(stream.len() <= PIPE, "all of it can be sent, whatever is read");
+    client.send(stream);
     // Behind what has filled the window, so it is not answered before the handler takes parts.
     client.send_frame(PING, b"behind");
+    let mut other = Pipe::connect(&server);
+    // Turns of the only worker, until one passes in which the session has read nothing.
+    let mut before = None;
+    while before != Some(session.traffic().bytes_in) {
+        before = Some(session.traffic().bytes_in);
+        for _ in 0..64 {
+            other.send_frame(PING, b"");
+            assert_eq!(other.read_frame().opcode, PONG);
+        }
+    }
     go.try_send(()).unwrap();
-    let said = waiting.next();
-    let bytes = said.split("waiting: ").nth(1).expect("a number");
-    let bytes: usize = bytes.split(',').next().unwrap().parse().unwrap();
-    // One part more than the window, and a part is at most 64 times 1032 larger than it should be.
-    assert!(bytes <= WINDOW + FRAGMENT + 64 * 1032, "{said}");
-    let parts = waiting.next();
-    let (largest, total) = parts.split_once(' ').unwrap();
-    assert!(largest.parse::<usize>().unwrap() <= FRAGMENT + 64 * 1032, "{parts}");
-    assert_eq!(total, (4 << 20).to_string());
+    let waited = waited.next();
     assert_eq!(client.read_frame().payload, b"behind");
     client.goodbye();
+    other.goodbye();
     server.finish();
+    waited
+}
+
+// The same within the limit: what the handler does not take is not decompressed either.
+#[test]
+fn a_bomb_that_nobody_takes_is_not_decompressed_beyond_the_window() {
+    const TOTAL: usize = 4 << 20;
+    // A part is at most 64 times 1032 larger than it should be.
+    const PART: usize = FRAGMENT + 64 * 1032;
+    let wire = Deflater::new(false).message(&vec![0; TOTAL]);
+    let waited = send_to_a_busy_handler(&compressed(BINARY, &wire, wire.len()));
+    assert!((WINDOW..WINDOW + PART).contains(&waited.bytes), "{waited:?}");
+    assert!(waited.largest <= PART, "{waited:?}");
+    assert_eq!(waited.total, TOTAL);
+}
+
+// A part of one byte kept the kibibyte that it had been decompressed into: the window held half a
+// mebibyte.
+#[test]
+fn small_parts_that_nobody_takes_take_no_more_memory_than_they_count() {
+    let mut deflater = Deflater::new(true);
+    let count = PIPE / 20;
+    let mut stream = Vec::new();
+    for at in 0..count {
+        let wire = [&deflater.message(&[at as u8])[..], &[0, 0, 0xFF, 0xFF]].concat();
+        let opcode = if at == 0 { BINARY } else { CONTINUATION };
+        let mut bytes = frame(at + 1 == count, opcode, &wire);
+        if at == 0 {
+            bytes[0] |= RSV1;
+        }
+        stream.extend(bytes);
+    }
+    let waited = send_to_a_busy_handler(&stream);
+    assert!(waited.parts > 100, "{waited:?}");
+    assert!(waited.memory <= WINDOW, "{waited:?}");
+    assert_eq!(waited.total, count);
 }
 
 // A fragment was taken for the beginning of a compressed message, or the messages behind it for

@@ -6,6 +6,7 @@ mod parts;
 mod pipe;
 mod support;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -471,6 +472,51 @@ fn a_message_that_takes_longer_than_the_idle_timer_is_not_idle_while_it_arrives(
     busy.goodbye();
     it.records.next();
     it.finish();
+}
+
+// A message was taken over by the callback of another session, which is another task: the link waited for
+// room and was not told of any.
+#[test]
+fn a_message_may_be_taken_by_another_callback_of_its_worker() {
+    thread_local!(static LEFT: Cell<Option<Incoming>> = const { Cell::new(None) });
+    let (sender, said) = heard();
+    let server = start(Server::builder().workers(1).on_stream(
+        async move |_: &Session, mut incoming: Incoming| match LEFT.take() {
+            None => {
+                LEFT.set(Some(incoming));
+                let _ = sender.send(0);
+            }
+            Some(mut left) => {
+                let _ = incoming.next().await;
+                let _ = sender.send(collect(&mut left).await.bytes().len());
+            }
+        },
+    ));
+    let (mut giver, mut taker) = (Pipe::connect(&server), Pipe::connect(&server));
+    // More than the window and the pipe hold.
+    let bytes = frame(true, BINARY, &noise(300 * KIB));
+    let (first, rest) = bytes.split_at(PIPE);
+    giver.send(first);
+    assert_eq!(said.next(), 0);
+    let mut rest = rest;
+    // The window is full when the pipe stays full, turn after turn.
+    loop {
+        let sent = giver.send_what_fits(rest);
+        rest = &rest[sent..];
+        for _ in 0..64 {
+            taker.send_frame(PING, b"");
+            assert_eq!(taker.read_frame().opcode, PONG);
+        }
+        if sent == 0 {
+            break;
+        }
+    }
+    taker.send_frame(BINARY, b"take it");
+    giver.send(rest);
+    assert_eq!(said.next(), 300 * KIB);
+    giver.goodbye();
+    taker.goodbye();
+    server.finish();
 }
 
 // ---- A handler that does not want the rest ------------------------------------------------------

@@ -29,6 +29,13 @@ pub(crate) const MAX_SLICES: usize = 2 * MAX_LARGE + 1;
 /// more.
 const CORK: usize = 256 * 1024;
 
+/// Bytes in one batch that are to be compressed, before the message that makes it full: compressing takes
+/// far longer than sending.
+pub(crate) const RAW_BATCH: usize = 64 * 1024;
+
+/// What a message that is to be compressed counts at least, because it makes the compressor begin anew.
+const RAW_COST: usize = 512;
+
 /// Batches a thread keeps for the next turn: a session that is being written to has one that is
 /// sent and one that is filled.
 const KEPT: usize = 2;
@@ -54,6 +61,8 @@ pub(crate) struct Batch {
     large_bytes: usize,
     /// Of the large ones, how many are to be compressed.
     raw: usize,
+    /// What compressing them costs, in bytes.
+    raw_bytes: usize,
     sent: usize,
     /// What it carries of the outbox's messages.
     carried: Buffered,
@@ -93,6 +102,7 @@ impl Batch {
         self.large.clear();
         self.large_bytes = 0;
         self.raw = 0;
+        self.raw_bytes = 0;
         self.sent = 0;
         self.carried = Buffered::default();
     }
@@ -100,7 +110,9 @@ impl Batch {
     /// Whether further messages belong into another batch.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.len() + self.large_bytes >= CORK || self.large.len() - self.raw >= MAX_LARGE
+        self.bytes.len() + self.large_bytes >= CORK
+            || self.large.len() - self.raw >= MAX_LARGE
+            || self.raw_bytes >= RAW_BATCH
     }
 
     #[inline]
@@ -123,6 +135,7 @@ impl Batch {
     #[cold]
     fn push_raw(&mut self, opcode: Opcode, payload: Bytes) {
         self.raw += 1;
+        self.raw_bytes += payload.len().max(RAW_COST);
         self.large_bytes += payload.len();
         self.large.push(Large { at: self.bytes.len(), payload, deflate: Some(opcode) });
     }
@@ -141,9 +154,9 @@ impl Batch {
         }
     }
 
-    /// Whether some of it must be compressed before it can be sent.
-    pub(crate) fn is_raw(&self) -> bool {
-        self.raw > 0
+    /// How much of it must be compressed before it can be sent; 0 if nothing must.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        self.raw_bytes
     }
 
     /// The same batch, ready to be sent. `deflate` appends a compressed payload to a buffer, or says

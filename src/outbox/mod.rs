@@ -21,7 +21,7 @@ use crate::error::SendError;
 use crate::message::{Kind, Outgoing};
 use crate::ws::CloseFrame;
 
-pub(crate) use batch::{Batch, MAX_SLICES};
+pub(crate) use batch::{Batch, MAX_SLICES, RAW_BATCH};
 pub use prepared::Prepared;
 
 /// How much may wait.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use crate::config::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
-use crate::message::Message;
+use crate::message::{Message, Outgoing};
 use crate::ws::{Agreement, Header, Opcode, deflate_alone};
 
 /// Windows of a compressor, each of which gives another message.
@@ -17,28 +17,37 @@ const WINDOWS: usize = (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1;
 ///
 /// A session whose messages refer to earlier ones
 /// ([`DeflateMode::Dedicated`](crate::config::DeflateMode)) cannot share: it compresses the message for
-/// itself. Cheap to clone; the copies share what has been made.
+/// itself. Compressing happens on the thread that sends it first, with the level of that session's
+/// server. Cheap to clone; the copies share what has been made.
 #[derive(Clone)]
 pub struct Prepared(Arc<Inner>);
 
 struct Inner {
     message: Message,
+    compress: bool,
     plain: OnceLock<Bytes>,
     /// `None` inside: compressed it would be no smaller.
     deflated: [OnceLock<Option<Bytes>>; WINDOWS],
 }
 
 impl Prepared {
-    /// Prepares a message. What is not asked for is not made.
-    pub fn new(message: impl Into<Message>) -> Self {
-        let message = message.into();
-        Self(Arc::new(Inner { message, plain: OnceLock::new(), deflated: Default::default() }))
+    /// Prepares a message, or one that is to be sent as it is
+    /// ([`Message::uncompressed`](crate::Message::uncompressed)). What is not asked for is not made.
+    pub fn new(message: impl Into<Outgoing>) -> Self {
+        let Outgoing { message, compress } = message.into();
+        let (plain, deflated) = Default::default();
+        Self(Arc::new(Inner { message, compress, plain, deflated }))
     }
 
     /// The message itself.
     #[must_use]
     pub fn message(&self) -> &Message {
         &self.0.message
+    }
+
+    /// Whether it may be compressed.
+    pub(crate) fn compress(&self) -> bool {
+        self.0.compress
     }
 
     fn opcode(&self) -> Opcode {
@@ -74,12 +83,6 @@ impl Prepared {
             Some(frame.into())
         });
         Some(frame.as_ref().unwrap_or_else(|| self.plain()))
-    }
-}
-
-impl<M: Into<Message>> From<M> for Prepared {
-    fn from(message: M) -> Self {
-        Self::new(message)
     }
 }
 

@@ -118,7 +118,8 @@ impl Session {
     /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
     pub fn try_send_prepared(&self, prepared: &Prepared) -> Result<(), SendError> {
         let (member, message) = (&*self.0, prepared.message());
-        let frame = match member.deflate.filter(|_| member.deflates(message.len())) {
+        let compress = prepared.compress() && member.deflates(message.len());
+        let frame = match member.deflate.filter(|_| compress) {
             None => Some(prepared.plain()),
             Some(agreement) => prepared.deflated(agreement, member.hub.config.deflate_level()),
         };

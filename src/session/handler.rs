@@ -106,7 +106,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// A message begins to arrive. Its size is bounded by
-    /// [`Limits::stream_bytes`](crate::config::Limits::stream_bytes), its memory by 64 KiB.
+    /// [`Limits::stream_bytes`](crate::config::Limits::stream_bytes), its memory by what [`Incoming`]
+    /// says.
     ///
     /// The next message begins when this one has been received or dropped and the callback is
     /// through.

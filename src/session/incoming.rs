@@ -32,6 +32,9 @@ pub(super) struct Inlet {
     /// The handler has dropped its half.
     abandoned: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// Of the link, which reads nothing while there is no room. Mostly it is the same task; but an
+    /// [`Incoming`] may have left its callback.
+    reader: Cell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -47,6 +50,17 @@ impl Inlet {
     pub(super) fn has_room(&self) -> bool {
         let parts = self.parts.borrow().len();
         self.abandoned.get() || self.bytes.get() + parts * PART_COST < WINDOW
+    }
+
+    /// The link waits for room.
+    pub(super) fn await_room(&self, waker: &Waker) {
+        self.reader.set(Some(waker.clone()));
+    }
+
+    fn has_made_room(&self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
     }
 
     pub(super) fn push(&self, part: Bytes) {
@@ -82,6 +96,7 @@ impl Inlet {
         let part = self.parts.borrow_mut().pop_front();
         if let Some(part) = part {
             self.bytes.set(self.bytes.get() - part.len());
+            self.has_made_room();
             return Poll::Ready(Some(Ok(part)));
         }
         match self.end.get() {
@@ -97,8 +112,9 @@ impl Inlet {
 
 /// A message on its way, received part by part: see [`Handler::stream`](super::Handler::stream).
 ///
-/// What has arrived and not been taken is at most 64 KiB (compressed messages: one part more); then
-/// the peer has to wait, and the session goes on with everything else. Dropping it before the end
+/// What has arrived and not been taken is at most 64 KiB and one part of 16 KiB (a compressed one: up to
+/// 80 KiB), and what came in the same read, 256 KiB at most. Then nothing more is read: the peer has to
+/// wait, its pings, too, and the session goes on with what is to be sent. Dropping it before the end
 /// throws the rest of the message away.
 ///
 /// It is a [`Stream`] of its parts and an [`AsyncRead`] of its bytes; use one of them.
@@ -174,6 +190,7 @@ impl Drop for Incoming {
         self.inlet.abandoned.set(true);
         self.inlet.parts.borrow_mut().clear();
         self.inlet.bytes.set(0);
+        self.inlet.has_made_room();
     }
 }
 

@@ -46,9 +46,12 @@ const STEP: usize = 1024;
 
 thread_local! {
     static INFLATER: RefCell<Option<Inflater>> = const { RefCell::new(None) };
-    /// One for each window and level that a session of this thread has asked for.
+    /// For the windows and levels that sessions of this thread have asked for, the latest last.
     static DEFLATERS: RefCell<Vec<Shared>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Compressors that a thread keeps: one for each window, 1.9 MiB together, because the peers choose.
+const KEPT: usize = (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1;
 
 struct Shared {
     window_bits: u8,
@@ -60,7 +63,8 @@ struct Shared {
 ///
 /// # Errors
 ///
-/// 1009 as soon as the output exceeds the limit, 1007 if the input is not what a compressor writes.
+/// 1009 as soon as the output exceeds the limit, 1007 if the input cannot be decompressed. (A message that
+/// breaks off in the middle of a block may be: the tail is then read as more of it.)
 pub(super) fn inflate(
     compressed: &[u8],
     limit: usize,
@@ -127,15 +131,22 @@ pub(crate) fn deflate(
 pub(crate) fn deflate_alone(payload: &[u8], out: &mut Vec<u8>, window_bits: u8, level: u8) -> bool {
     let before = out.len();
     DEFLATERS.with_borrow_mut(|shared| {
-        let found = shared.iter().position(|it| (it.window_bits, it.level) == (window_bits, level));
-        let at = found.unwrap_or_else(|| {
-            let deflater = Deflater::new(window_bits, level);
-            shared.push(Shared { window_bits, level, deflater });
-            shared.len() - 1
-        });
-        let deflater = &mut shared[at].deflater;
-        deflater.message(payload, out);
-        deflater.0.reset();
+        let found =
+            shared.iter().rposition(|it| (it.window_bits, it.level) == (window_bits, level));
+        match found {
+            Some(at) => shared[at..].rotate_left(1),
+            None => {
+                if shared.len() == KEPT {
+                    shared.remove(0);
+                }
+                let deflater = Deflater::new(window_bits, level);
+                shared.push(Shared { window_bits, level, deflater });
+            }
+        }
+        if let Some(Shared { deflater, .. }) = shared.last_mut() {
+            deflater.message(payload, out);
+            deflater.0.reset();
+        }
     });
     let smaller = out.len() - before < payload.len();
     if !smaller {

@@ -68,17 +68,22 @@ impl Streamed {
     }
 
     /// The next part; `None` if there is nothing to say yet.
-    pub(super) fn part(&mut self, bytes: Vec<u8>, last: bool) -> Result<Option<Part>, Violation> {
-        let bytes = match self.kind {
-            Kind::Binary => Bytes::from(bytes),
-            Kind::Text => {
-                self.text.push(&bytes).map_err(|_| Violation::NOT_UTF8)?;
-                if last && !self.text.is_whole() {
-                    return Err(Violation::NOT_UTF8);
-                }
-                Bytes::from(self.text.take())
+    ///
+    /// Its memory is no larger than it is: it may have to wait, among many that are small.
+    pub(super) fn part(
+        &mut self,
+        mut bytes: Vec<u8>,
+        last: bool,
+    ) -> Result<Option<Part>, Violation> {
+        if self.kind == Kind::Text {
+            self.text.push(&bytes).map_err(|_| Violation::NOT_UTF8)?;
+            if last && !self.text.is_whole() {
+                return Err(Violation::NOT_UTF8);
             }
-        };
+            bytes = self.text.take().into();
+        }
+        bytes.shrink_to_fit();
+        let bytes = Bytes::from(bytes);
         if bytes.is_empty() && self.begun && !last {
             return Ok(None);
         }

@@ -19,8 +19,8 @@ impl Link {
         let mut batches = 0;
         loop {
             batches += 1;
-            if batches > BATCHES_PER_TURN {
-                // Somebody fills the outbox as fast as the peer empties it.
+            // Somebody fills the outbox as fast as the peer empties it.
+            if batches > BATCHES_PER_TURN || self.deflate_left == 0 {
                 self.reads_left = 0;
                 return;
             }
@@ -122,7 +122,7 @@ impl Link {
     /// Compresses what is to be compressed of the batch.
     #[inline]
     fn deflate(&mut self) {
-        if self.batch.as_ref().is_some_and(|batch| batch.is_raw()) {
+        if self.batch.as_ref().is_some_and(|batch| batch.raw_bytes() > 0) {
             self.deflate_batch();
         }
     }
@@ -133,6 +133,7 @@ impl Link {
         let (Some(batch), Some(agreement)) = (self.batch.take(), member.deflate) else {
             return;
         };
+        self.deflate_left = self.deflate_left.saturating_sub(batch.raw_bytes());
         let level = member.hub.config.deflate_level();
         let contexts = &mut self.contexts;
         let batch =

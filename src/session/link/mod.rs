@@ -15,7 +15,7 @@ use super::timers::Timers;
 use crate::config::Config;
 use crate::executor::{Size, Worker};
 use crate::hub::Member;
-use crate::outbox::{Batch, Buffered, Parked};
+use crate::outbox::{Batch, Buffered, Parked, RAW_BATCH};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{Codec, Contexts};
@@ -32,6 +32,11 @@ const FRAMES_PER_TURN: u16 = 256;
 /// Reads before the session lets the others have their turn, whatever they bring: large messages,
 /// pings, or data that a closing session throws away.
 const READS_PER_TURN: u8 = 16;
+
+/// Bytes that may go through the decompressor, and as many through the compressor, before the session
+/// lets the others have their turn: a batch that is to be compressed. What goes beyond it is the rest of
+/// the last message.
+const DEFLATE_BYTES_PER_TURN: usize = RAW_BATCH;
 
 /// One session's connection. Owned by its driver, polled by one task.
 pub(crate) struct Link {
@@ -74,6 +79,8 @@ pub(crate) struct Link {
     prepaid: bool,
     frames_left: u16,
     reads_left: u8,
+    inflate_left: usize,
+    deflate_left: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +134,8 @@ impl Link {
             prepaid: false,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
+            inflate_left: DEFLATE_BYTES_PER_TURN,
+            deflate_left: DEFLATE_BYTES_PER_TURN,
         }
     }
 
@@ -187,6 +196,10 @@ impl Link {
             if let Some(arrived) = self.parse(deliver) {
                 return Poll::Ready(Some(arrived));
             }
+            if self.must_pong() {
+                self.flush(cx);
+                continue;
+            }
             let listened = self.is_listening();
             if self.frames_left == 0 || (listened && self.fill(cx)) {
                 continue;
@@ -244,6 +257,8 @@ impl Link {
         self.woken = true;
         self.frames_left = FRAMES_PER_TURN;
         self.reads_left = READS_PER_TURN;
+        self.inflate_left = DEFLATE_BYTES_PER_TURN;
+        self.deflate_left = DEFLATE_BYTES_PER_TURN;
         if self.timers.has_moved() {
             let hub = &self.session.member().hub;
             self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
@@ -260,6 +275,9 @@ impl Link {
             let rest = self.input[self.at..].to_vec();
             self.at = 0;
             self.worker.pool().give(std::mem::replace(&mut self.input, rest));
+        }
+        if let Some(inlet) = self.inlet.as_ref().filter(|inlet| !inlet.has_room()) {
+            inlet.await_room(cx.waker());
         }
         let outbox = &self.session.member().outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {

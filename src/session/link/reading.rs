@@ -7,10 +7,10 @@ use super::{Link, Stage};
 use crate::message::Message;
 use crate::session::incoming::Incoming;
 use crate::session::{Cause, Side};
-use crate::ws::{Bounds, Event, Header, Opcode, Part};
+use crate::ws::{Bounds, Event, Header, Opcode, Part, Violation};
 
-/// Pongs that may wait to be sent, in bytes. Pings are answered one by one while their peer reads;
-/// otherwise the answer to the latest is enough (RFC 6455 section 5.5.3).
+/// Pongs that may wait to be sent, in bytes: then they are sent before anything more is looked at. While
+/// the peer takes nothing, the answer to its latest ping is enough (RFC 6455 section 5.5.3).
 const PONG_BYTES: usize = 2048;
 
 /// What the peer has sent.
@@ -25,6 +25,9 @@ impl Link {
     #[inline]
     pub(super) fn parse(&mut self, deliver: bool) -> Option<Arrived> {
         while self.at < self.input.len() && self.is_listening() && self.frames_left > 0 {
+            if self.must_pong() {
+                return None;
+            }
             if matches!(self.stage, Stage::Lingering | Stage::Done) {
                 self.at = self.input.len();
                 return None;
@@ -43,8 +46,12 @@ impl Link {
             let mut rest = &mut self.input[self.at..];
             let before = rest.len();
             let event = self.codec.next(&mut rest, &bounds, &mut self.contexts);
-            self.at += before - rest.len();
+            let consumed = before - rest.len();
+            self.at += consumed;
             self.frames_left -= 1;
+            if bounds.deflate.is_some() {
+                self.inflated(consumed, &event);
+            }
             match event {
                 Ok(None) => {}
                 Ok(Some(Event::Message(message))) => {
@@ -74,6 +81,29 @@ impl Link {
             }
         }
         None
+    }
+
+    /// Counts what may have gone through the decompressor, in and out: of some bytes it makes many, and
+    /// of others none.
+    #[inline(never)]
+    fn inflated(&mut self, consumed: usize, event: &Result<Option<Event>, Violation>) {
+        let made = match event {
+            Ok(Some(Event::Message(message))) => message.len(),
+            Ok(Some(Event::Part(part))) => part.bytes.len(),
+            _ => 0,
+        };
+        self.inflate_left = self.inflate_left.saturating_sub(consumed + made);
+        if self.inflate_left == 0 {
+            self.frames_left = 0;
+        }
+    }
+
+    /// Enough pongs wait, and nothing is in front of them.
+    #[inline]
+    pub(super) fn must_pong(&self) -> bool {
+        self.pongs.as_ref().is_some_and(|pongs| pongs.len() >= PONG_BYTES)
+            && self.batch.is_none()
+            && matches!(self.stage, Stage::Open | Stage::Closing)
     }
 
     /// One message is read ahead while the handler works, and then the peer has to wait. When the
@@ -110,12 +140,10 @@ impl Link {
             Event::Message(_) | Event::Part(_) => {}
             Event::Ping(payload) => {
                 let pongs = self.pongs.get_or_insert_default();
-                let header = Header::new(Opcode::Pong, payload.len());
-                let full = pongs.len() + Header::MAX + payload.len() > PONG_BYTES;
-                if full || self.batch.is_some() {
+                if self.batch.is_some() {
                     pongs.clear();
                 }
-                header.append_to(pongs);
+                Header::new(Opcode::Pong, payload.len()).append_to(pongs);
                 pongs.extend_from_slice(&payload);
             }
             Event::Pong(payload) => {
