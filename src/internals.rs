@@ -122,6 +122,77 @@ impl Deflater {
     }
 }
 
+/// The decompressor of one session, as the server has it.
+pub struct Inflater {
+    agreement: Agreement,
+    contexts: Option<Box<Contexts>>,
+}
+
+impl Inflater {
+    #[must_use]
+    pub fn new(agreement: Agreement) -> Self {
+        Self { agreement, contexts: None }
+    }
+
+    /// A message of at most `limit` bytes. `None` if it is longer, or nothing that a compressor writes.
+    pub fn message(&mut self, compressed: &[u8], limit: usize) -> Option<Vec<u8>> {
+        ws::inflate(compressed, limit, self.agreement.inside(), &mut self.contexts).ok()
+    }
+}
+
+/// The bytes of the client's header at the beginning of `bytes`, and those of the payload behind it.
+/// `None` if it is incomplete or against a rule.
+#[inline]
+#[must_use]
+pub fn parse_header(bytes: &[u8]) -> Option<(usize, u64)> {
+    let received = ws::parse(bytes, false).ok()??;
+    Some((received.len, received.payload))
+}
+
+/// Appends the header of a binary message of so many bytes.
+#[inline]
+pub fn write_header(payload: usize, out: &mut Vec<u8>) {
+    ws::Header::new(ws::Opcode::Binary, payload).append_to(out);
+}
+
+/// Unmasks in place.
+#[inline]
+pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    ws::unmask(payload, mask);
+}
+
+/// Unmasks into a new vector.
+#[inline]
+#[must_use]
+pub fn unmasked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    ws::unmasked(payload, mask)
+}
+
+/// The check of a text that is there as a whole.
+#[inline]
+#[must_use]
+pub fn is_utf8(bytes: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+/// The check of a text that arrives in pieces, which it keeps.
+#[derive(Default)]
+pub struct Utf8(ws::Utf8);
+
+impl Utf8 {
+    /// False if no continuation can make it valid.
+    #[inline]
+    pub fn push(&mut self, piece: &[u8]) -> bool {
+        self.0.push(piece).is_ok()
+    }
+
+    /// The whole characters there are.
+    #[inline]
+    pub fn take(&mut self) -> String {
+        self.0.take()
+    }
+}
+
 /// A request that is not served.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refused {

@@ -65,7 +65,7 @@ struct Shared {
 ///
 /// 1009 as soon as the output exceeds the limit, 1007 if the input cannot be decompressed. (A message that
 /// breaks off in the middle of a block may be: the tail is then read as more of it.)
-pub(super) fn inflate(
+pub(crate) fn inflate(
     compressed: &[u8],
     limit: usize,
     agreement: Agreement,

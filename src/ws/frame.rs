@@ -105,14 +105,14 @@ impl Header {
 
 /// The header of a frame from a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Received {
-    pub(super) opcode: Opcode,
-    pub(super) fin: bool,
-    pub(super) compressed: bool,
-    pub(super) mask: [u8; 4],
-    pub(super) payload: u64,
+pub(crate) struct Received {
+    pub(crate) opcode: Opcode,
+    pub(crate) fin: bool,
+    pub(crate) compressed: bool,
+    pub(crate) mask: [u8; 4],
+    pub(crate) payload: u64,
     /// Bytes of the header itself.
-    pub(super) len: usize,
+    pub(crate) len: usize,
 }
 
 /// The longest header of a client's frame.
@@ -123,7 +123,7 @@ pub(super) const MAX_HEADER: usize = 14;
 /// Every rule that needs no knowledge of earlier frames is checked here, each as soon as its byte
 /// is there. `deflate`: permessage-deflate has been agreed on.
 #[inline]
-pub(super) fn parse(bytes: &[u8], deflate: bool) -> Result<Option<Received>, &'static str> {
+pub(crate) fn parse(bytes: &[u8], deflate: bool) -> Result<Option<Received>, &'static str> {
     let Some(&first) = bytes.first() else {
         return Ok(None);
     };

@@ -12,7 +12,7 @@ const PERIOD: usize = 512;
 
 /// XORs `payload` with `mask`, whose first byte belongs to the first byte of `payload`.
 #[inline]
-pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let word = u32::from_ne_bytes(mask);
     let wide = u64::from(word) << 32 | u64::from(word);
     let mut blocks = payload.chunks_exact_mut(BLOCK);
@@ -33,7 +33,7 @@ pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 /// A copy of `payload`, unmasked on the way: one pass over what the kernel has just written, where
 /// unmasking in place and copying would be two.
 #[inline]
-pub(super) fn unmasked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+pub(crate) fn unmasked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     if payload.len() < SHORT {
         let mut copy = payload.to_vec();
         unmask(&mut copy, mask);

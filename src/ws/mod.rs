@@ -28,3 +28,9 @@ pub(crate) use deflate::{Agreement, Contexts, deflate, deflate_alone};
 pub(crate) use event::{Event, Part, Violation};
 pub(crate) use frame::{CloseFrame, Header, MAX_CONTROL_PAYLOAD, Opcode, close_payload};
 pub(crate) use utf8::Utf8;
+#[cfg(feature = "internals")]
+pub(crate) use {
+    deflate::inflate,
+    frame::parse,
+    mask::{unmask, unmasked},
+};
