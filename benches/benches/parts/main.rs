@@ -45,7 +45,7 @@ const DEDICATED: Agreement = Agreement { server_takeover: true, client_takeover:
 
 fn main() {
     let begun = SystemTime::now();
-    let estimates = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parts");
+    let results = Path::new(env!("CARGO_TARGET_TMPDIR")).join("parts");
     // Short by default, under two minutes in all; `--measurement-time 5` and its like make it longer.
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(150))
@@ -53,7 +53,7 @@ fn main() {
         .sample_size(30)
         .nresamples(2_000)
         // The directory that the table is read from.
-        .output_directory(&estimates)
+        .output_directory(&results)
         .configure_from_args();
     read_header(&mut criterion);
     write_header(&mut criterion);
@@ -65,7 +65,7 @@ fn main() {
     inflate(&mut criterion);
     decode(&mut criterion);
     criterion.final_summary();
-    print!("{}", table::of_run(&estimates, begun));
+    print!("{}", table::of_run(&results, begun));
 }
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;

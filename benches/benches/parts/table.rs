@@ -26,13 +26,17 @@ struct Throughput {
 }
 
 #[derive(Deserialize)]
-struct Estimates {
-    median: Estimate,
+struct Samples {
+    iters: Vec<f64>,
+    times: Vec<f64>,
 }
 
-#[derive(Deserialize)]
-struct Estimate {
-    point_estimate: f64,
+impl Samples {
+    /// Of one call, by the fastest sample: whatever else the machine does only adds to it.
+    fn nanoseconds(&self) -> f64 {
+        let each = self.times.iter().zip(&self.iters).map(|(time, iters)| time / iters);
+        each.fold(f64::INFINITY, f64::min)
+    }
 }
 
 struct Figure {
@@ -43,10 +47,10 @@ struct Figure {
 
 /// A row for each function, a column for each size, of what has been measured since `begun`. Empty if
 /// nothing has.
-pub(crate) fn of_run(estimates: &Path, begun: SystemTime) -> String {
+pub(crate) fn of_run(results: &Path, begun: SystemTime) -> String {
     let mut figures = Vec::new();
-    if let Err(error) = collect(estimates, begun, &mut figures) {
-        eprintln!("no table: {}: {error}", estimates.display());
+    if let Err(error) = collect(results, begun, &mut figures) {
+        eprintln!("no table: {}: {error}", results.display());
     }
     // In the order in which they ran.
     figures.sort_by_key(|figure| figure.written);
@@ -77,12 +81,12 @@ pub(crate) fn of_run(estimates: &Path, begun: SystemTime) -> String {
         for size in &sizes {
             let cell = cells.get(&(row, size)).map(|&(bytes, nanoseconds)| {
                 let figure = if bytes < SMALL {
-                    format!("{nanoseconds:.2} ns")
+                    format!("{} ns", short(nanoseconds))
                 } else {
-                    format!("{:.2}", bytes / nanoseconds)
+                    short(bytes / nanoseconds)
                 };
                 match cells.get(&((part, "memcpy"), size)) {
-                    Some((_, memcpy)) => format!("{figure} ({:.2})", nanoseconds / memcpy),
+                    Some((_, memcpy)) => format!("{figure} ({})", short(nanoseconds / memcpy)),
                     None => figure,
                 }
             });
@@ -91,6 +95,16 @@ pub(crate) fn of_run(estimates: &Path, begun: SystemTime) -> String {
         table.push('\n');
     }
     table
+}
+
+/// With as many digits as mean something.
+fn short(figure: f64) -> String {
+    match figure {
+        ..0.1 => format!("{figure:.3}"),
+        ..10.0 => format!("{figure:.2}"),
+        ..100.0 => format!("{figure:.1}"),
+        _ => format!("{figure:.0}"),
+    }
 }
 
 /// `16 KiB` as a number.
@@ -114,19 +128,19 @@ fn collect(directory: &Path, begun: SystemTime, into: &mut Vec<Figure>) -> io::R
         if !path.is_dir() {
             continue;
         }
-        let estimates = path.join("estimates.json");
-        if !path.ends_with("new") || !estimates.exists() {
+        let samples = path.join("sample.json");
+        if !path.ends_with("new") || !samples.exists() {
             collect(&path, begun, into)?;
             continue;
         }
-        let written = fs::metadata(&estimates)?.modified()?;
+        let written = fs::metadata(&samples)?.modified()?;
         // Older ones are of other runs.
         if written < begun {
             continue;
         }
         let benchmark = serde_json::from_slice(&fs::read(path.join("benchmark.json"))?)?;
-        let estimates: Estimates = serde_json::from_slice(&fs::read(estimates)?)?;
-        let nanoseconds = estimates.median.point_estimate;
+        let samples: Samples = serde_json::from_slice(&fs::read(samples)?)?;
+        let nanoseconds = samples.nanoseconds();
         into.push(Figure { written, benchmark, nanoseconds });
     }
     Ok(())
