@@ -53,24 +53,35 @@ impl Utf8 {
                 Err(_) => return Err(Invalid),
             }
         }
-        match simdutf8::compat::from_utf8(bytes) {
-            Ok(text) => self.text.push_str(text),
-            Err(error) => {
-                let (valid, tail) = bytes.split_at(error.valid_up_to());
-                if error.error_len().is_some() {
-                    return Err(Invalid);
-                }
-                self.text.push_str(std::str::from_utf8(valid).map_err(|_| Invalid)?);
-                self.tail[..tail.len()].copy_from_slice(tail);
-                self.tail_len = tail.len() as u8;
-            }
+        // Cut off first, so that everything before it is checked once, and fast.
+        let (whole, tail) = bytes.split_at(bytes.len() - unfinished(bytes));
+        self.text.push_str(simdutf8::basic::from_utf8(whole).map_err(|_| Invalid)?);
+        if std::str::from_utf8(tail).is_err_and(|error| error.error_len().is_some()) {
+            return Err(Invalid);
         }
+        self.tail[..tail.len()].copy_from_slice(tail);
+        self.tail_len = tail.len() as u8;
         Ok(())
     }
 
     pub(super) fn finish(self) -> Result<String, Invalid> {
         if self.tail_len == 0 { Ok(self.text) } else { Err(Invalid) }
     }
+}
+
+/// How many bytes at the end may be the beginning of a character whose rest has not arrived.
+fn unfinished(bytes: &[u8]) -> usize {
+    for (len, byte) in (1..=3).zip(bytes.iter().rev()) {
+        let character = match byte {
+            0x80..=0xBF => continue,
+            0xC0..=0xDF => 2,
+            0xE0..=0xEF => 3,
+            0xF0..=0xFF => 4,
+            _ => 1,
+        };
+        return if len < character { len } else { 0 };
+    }
+    0
 }
 
 #[cfg(test)]
@@ -81,6 +92,22 @@ mod tests {
     fn accepted(bytes: &[u8]) -> usize {
         let mut text = Utf8::default();
         bytes.iter().take_while(|byte| text.push(&[**byte]).is_ok()).count()
+    }
+
+    // The end of a piece was cut off before it was looked at, and a byte that cannot be was kept for
+    // later.
+    #[test]
+    fn a_piece_is_refused_exactly_if_nothing_can_make_it_valid() {
+        const BYTES: [u8; 18] = [
+            0x41, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xED, 0xEF,
+            0xF0, 0xF4, 0xF5, 0xFF,
+        ];
+        for number in 0..BYTES.len().pow(4) {
+            let digit = |at: u32| BYTES[number / BYTES.len().pow(at) % BYTES.len()];
+            let piece = [&b"in front"[..], &[digit(3), digit(2), digit(1), digit(0)]].concat();
+            let hopeless = std::str::from_utf8(&piece).is_err_and(|it| it.error_len().is_some());
+            assert_eq!(Utf8::default().push(&piece).is_err(), hopeless, "{piece:X?}");
+        }
     }
 
     #[test]
