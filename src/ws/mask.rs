@@ -10,9 +10,28 @@ const SHORT: usize = 256;
 /// the first cache, many enough that the loop around them costs nothing.
 const PERIOD: usize = 512;
 
+/// From here on it pays to begin at a multiple of `ALIGN`: a payload lies behind its header, and every
+/// fourth load and store of 16 bytes would cross a cache line. At 16 KiB, in the first cache, it is 1.7
+/// times as fast; at 1 KiB the bytes before it cost a little more than it brings.
+const LONG: usize = 2048;
+
+/// The widest register of every x86-64 and AArch64.
+const ALIGN: usize = 16;
+
 /// XORs `payload` with `mask`, whose first byte belongs to the first byte of `payload`.
 #[inline]
 pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    if payload.len() < LONG {
+        return unmask_from_here(payload, mask);
+    }
+    let unaligned = payload.as_ptr().align_offset(ALIGN).min(payload.len());
+    let (head, body) = payload.split_at_mut(unaligned);
+    unmask_from_here(head, mask);
+    unmask_from_here(body, rotate(mask, unaligned));
+}
+
+#[inline]
+fn unmask_from_here(payload: &mut [u8], mask: [u8; 4]) {
     let word = u32::from_ne_bytes(mask);
     let wide = u64::from(word) << 32 | u64::from(word);
     let mut blocks = payload.chunks_exact_mut(BLOCK);
@@ -71,7 +90,9 @@ mod tests {
     #[test]
     fn every_length_and_every_split_unmasks_to_the_same() {
         let mask = [0x37, 0xfa, 0x21, 0x3d];
-        for length in (0..100).chain([127, 128, 129, 255, 256, 300, 511, 513, 1025]) {
+        for length in
+            (0..100).chain([127, 128, 129, 255, 256, 300, 511, 513, 1025, 2047, 2048, 2065])
+        {
             let plain: Vec<u8> = (0..length).map(|i| (i as u8).wrapping_mul(7)).collect();
             let masked: Vec<u8> = plain.iter().enumerate().map(|(i, b)| b ^ mask[i % 4]).collect();
             for split in (0..=length).take(100) {
