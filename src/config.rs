@@ -76,8 +76,9 @@ pub(crate) const MAX_WINDOW_BITS: u8 = 15;
 /// Compression of messages: permessage-deflate (RFC 7692), for clients that offer it.
 ///
 /// What it saves on the wire it costs in time: compressing a kibibyte of JSON takes longer than
-/// sending it over loopback. [`Deflate::shared`] is for many sessions, [`Deflate::dedicated`] for few
-/// that send messages alike.
+/// sending it over loopback. A session compresses 64 KiB and then lets the others of its worker have
+/// their turn; but a message is compressed in one go, and one of 16 MiB keeps them all waiting.
+/// [`Deflate::shared`] is for many sessions, [`Deflate::dedicated`] for few that send messages alike.
 ///
 /// A peer that knows a part of a message and chooses another part may learn the rest from how long
 /// the compressed message is (RFC 7692 section 8); what is secret is better sent with

@@ -43,6 +43,9 @@ const KEPT: usize = 2;
 /// A kept batch must not have grown beyond this: what a full one grows to, with its control frames.
 const KEPT_BYTES: usize = 512 * 1024;
 
+/// Nor beyond this: what a full one has to compress, of the least it counts.
+const KEPT_LARGE: usize = (MAX_LARGE + RAW_BATCH / RAW_COST).next_power_of_two();
+
 thread_local! {
     /// The batch that was given back last: most turns need no other.
     static LAST: Cell<Option<Box<Batch>>> = const { Cell::new(None) };
@@ -84,7 +87,7 @@ impl Batch {
 
     /// Gives a batch back to this thread.
     pub(crate) fn give(mut self: Box<Self>) {
-        if self.bytes.capacity() > KEPT_BYTES {
+        if self.bytes.capacity() > KEPT_BYTES || self.large.capacity() > KEPT_LARGE {
             return;
         }
         self.clear();

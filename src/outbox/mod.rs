@@ -4,7 +4,8 @@
 //! Any thread may put something in; only the session's driver takes something out. A message is
 //! encoded when it is put in, so that a queue costs its bytes and nothing per message, and the
 //! driver takes a whole batch by swapping a pointer. The lock is one session's own, and held for as
-//! long as copying one small message takes.
+//! long as copying one small message takes; when a message that was sent in fragments ends, for as long
+//! as copying what has waited behind it.
 
 mod batch;
 mod prepared;
