@@ -71,7 +71,7 @@ fuzz_target!(|data: &[u8]| {
     assert!(closes == 0 || (closes == 1 && whole.violation.is_none()));
     assert!(closes == 0 || matches!(whole.events.last(), Some(Event::Close(_))));
 
-    let heap = Heap::of(&pieces, message_bytes, deflate);
+    let heap = Heap::of(&pieces, message_bytes, fragments, deflate);
     heap.check(decoder());
     check_streamed(|| decoder().streamed(), &pieces, &whole, deflate.is_some());
     heap.streamed().check(decoder().streamed());
@@ -99,15 +99,22 @@ struct Heap<'a> {
 }
 
 impl<'a> Heap<'a> {
-    fn of(pieces: &'a [&'a [u8]], message_bytes: usize, deflate: Option<Agreement>) -> Self {
+    fn of(
+        pieces: &'a [&'a [u8]],
+        message_bytes: usize,
+        fragments: u32,
+        deflate: Option<Agreement>,
+    ) -> Self {
+        // A message may be larger compressed: nine bits for each byte, and the headers of blocks.
+        let wire =
+            message_bytes + message_bytes / 8 + message_bytes / 128 + 64 + 12 * fragments as usize;
         let takeover = deflate.is_some_and(|agreement| agreement.client_takeover);
         Self {
             pieces,
-            // A message may be larger compressed: nine bits for each byte, and the headers of blocks.
-            kept: message_bytes + message_bytes / 8 + message_bytes / 128 + 64 + 125,
+            kept: wire + 125,
             // A vector that doubles, twice while it moves, and the message that is made of it, whose
             // last growth is not its last size; the decompressor works in steps of a kibibyte.
-            peak: 8 * message_bytes + 4096,
+            peak: 8 * wire + 4096,
             inflater: if takeover { INFLATER } else { 0 },
         }
     }
