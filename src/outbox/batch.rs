@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use bytes::Bytes;
 
 use super::{Buffered, Encoded, Fragment};
-use crate::message::{Kind, Message, Outgoing};
+use crate::message::{Kind, Message};
 use crate::ws::{Header, Opcode};
 
 /// A lone payload from here on is sent from where it is, by a vectored write. Measured with echoes
@@ -79,6 +79,13 @@ struct Large {
     deflate: Option<Opcode>,
 }
 
+fn opcode(message: &Message) -> Opcode {
+    match message {
+        Message::Text(_) => Opcode::Text,
+        Message::Binary(_) => Opcode::Binary,
+    }
+}
+
 impl Batch {
     /// An empty batch, with the memory of one that this thread has used before.
     pub(crate) fn take() -> Box<Self> {
@@ -119,35 +126,12 @@ impl Batch {
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, outgoing: Outgoing) {
-        let Outgoing { message, compress } = outgoing;
+    pub(crate) fn push(&mut self, message: Message) {
         let payload = message.as_bytes();
-        let opcode = match message {
-            Message::Text(_) => Opcode::Text,
-            Message::Binary(_) => Opcode::Binary,
-        };
         self.carried.messages += 1;
         self.carried.bytes += payload.len();
-        if compress {
-            return self.push_raw(opcode, message.into_bytes());
-        }
-        self.push_frame(opcode, message);
-    }
-
-    /// Only the driver has what it takes to compress it.
-    #[cold]
-    fn push_raw(&mut self, opcode: Opcode, payload: Bytes) {
-        self.raw += 1;
-        self.raw_bytes += payload.len().max(RAW_COST);
-        self.large_bytes += payload.len();
-        self.large.push(Large { at: self.bytes.len(), payload, deflate: Some(opcode) });
-    }
-
-    #[inline]
-    fn push_frame(&mut self, opcode: Opcode, message: Message) {
-        let payload = message.as_bytes();
         let large = if self.is_empty() { LONE } else { LARGE };
-        Header::new(opcode, payload.len()).append_to(&mut self.bytes);
+        Header::new(opcode(&message), payload.len()).append_to(&mut self.bytes);
         if payload.len() < large {
             self.bytes.extend_from_slice(payload);
         } else {
@@ -155,6 +139,18 @@ impl Batch {
             let payload = message.into_bytes();
             self.large.push(Large { at: self.bytes.len(), payload, deflate: None });
         }
+    }
+
+    /// A message that is to be compressed: only the driver has what it takes.
+    pub(crate) fn push_raw(&mut self, message: Message) {
+        let opcode = opcode(&message);
+        let payload = message.into_bytes();
+        self.carried.messages += 1;
+        self.carried.bytes += payload.len();
+        self.raw += 1;
+        self.raw_bytes += payload.len().max(RAW_COST);
+        self.large_bytes += payload.len();
+        self.large.push(Large { at: self.bytes.len(), payload, deflate: Some(opcode) });
     }
 
     /// How much of it must be compressed before it can be sent; 0 if nothing must.
@@ -325,7 +321,7 @@ mod tests {
             let mut control = Batch::take();
             control.push_control(Opcode::Pong, b"hi");
             let mut batch = Batch::take();
-            messages.iter().cloned().for_each(|message| batch.push(message.uncompressed()));
+            messages.iter().cloned().for_each(|message| batch.push(message));
             let mut batch = control.before(Some(batch));
             let mut received = Vec::new();
             while !batch.is_empty() {
@@ -350,7 +346,7 @@ mod tests {
     fn a_full_batch_still_fits_into_the_memory_that_is_kept() {
         let mut batch = Batch::default();
         while !batch.is_full() {
-            batch.push(Message::from(vec![0; LONE - 1]).uncompressed());
+            batch.push(Message::from(vec![0; LONE - 1]));
         }
         batch.push_control(Opcode::Ping, &[0; 125]);
         batch.push_control(Opcode::Close, &[0; 125]);

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
-use crate::message::{Kind, Outgoing};
+use crate::message::{Kind, Message};
 use crate::ws::CloseFrame;
 
 pub(crate) use batch::{Batch, MAX_SLICES, RAW_BATCH};
@@ -61,7 +61,9 @@ pub(crate) struct Fragment<'a> {
 
 /// A message that waits until another one has been sent whole.
 enum Waiting {
-    Message(Outgoing),
+    Message(Message),
+    /// To be compressed.
+    Raw(Message),
     Encoded(Encoded),
 }
 
@@ -90,6 +92,15 @@ pub(crate) enum Refused {
     /// Not now: too much waits, or another message is in the middle.
     Full,
     Closed,
+}
+
+impl Refused {
+    pub(crate) fn with(self, message: Message) -> SendError {
+        match self {
+            Self::Full => SendError::Full(message),
+            Self::Closed => SendError::Closed(message),
+        }
+    }
 }
 
 pub(crate) struct Outbox {
@@ -139,22 +150,37 @@ struct Behind {
     bytes: usize,
 }
 
+impl Behind {
+    #[cold]
+    fn push(&mut self, bytes: usize, waiting: Waiting) {
+        self.bytes += bytes;
+        self.messages.push_back(waiting);
+    }
+}
+
 impl State {
-    fn push(&mut self, outgoing: Outgoing) {
-        if let Some(behind) = &mut self.behind {
-            behind.bytes += outgoing.message.len();
-            return behind.messages.push_back(Waiting::Message(outgoing));
+    #[inline]
+    fn push(&mut self, message: Message) {
+        match &mut self.behind {
+            None => self.fill(|batch| batch.push(message)),
+            Some(behind) => behind.push(message.len(), Waiting::Message(message)),
         }
-        self.fill(|batch| batch.push(outgoing));
+    }
+
+    /// The same with a message that is to be compressed.
+    fn push_raw(&mut self, message: Message) {
+        match &mut self.behind {
+            None => self.fill(|batch| batch.push_raw(message)),
+            Some(behind) => behind.push(message.len(), Waiting::Raw(message)),
+        }
     }
 
     /// The same with a message that has been encoded.
     fn push_encoded(&mut self, encoded: Encoded) {
-        if let Some(behind) = &mut self.behind {
-            behind.bytes += encoded.payload;
-            return behind.messages.push_back(Waiting::Encoded(encoded));
+        match &mut self.behind {
+            None => self.fill(|batch| batch.push_encoded(encoded)),
+            Some(behind) => behind.push(encoded.payload, Waiting::Encoded(encoded)),
         }
-        self.fill(|batch| batch.push_encoded(encoded));
     }
 
     #[inline]
@@ -218,16 +244,27 @@ impl Outbox {
 
     /// Queues a message, or gives it back.
     #[inline]
-    pub(crate) fn try_push(&self, outgoing: Outgoing, bounds: Bounds) -> Result<(), SendError> {
-        let len = outgoing.message.len();
-        match self.admit(len, bounds) {
+    pub(crate) fn try_push(&self, message: Message, bounds: Bounds) -> Result<(), SendError> {
+        match self.admit(message.len(), bounds) {
             Ok(mut state) => {
-                state.push(outgoing);
+                state.push(message);
                 self.pushed(state);
                 Ok(())
             }
-            Err(Refused::Closed) => Err(SendError::Closed(outgoing.message)),
-            Err(Refused::Full) => Err(SendError::Full(outgoing.message)),
+            Err(refused) => Err(refused.with(message)),
+        }
+    }
+
+    /// The same with a message that is to be compressed.
+    #[cold]
+    pub(crate) fn try_push_raw(&self, message: Message, bounds: Bounds) -> Result<(), SendError> {
+        match self.admit(message.len(), bounds) {
+            Ok(mut state) => {
+                state.push_raw(message);
+                self.pushed(state);
+                Ok(())
+            }
+            Err(refused) => Err(refused.with(message)),
         }
     }
 
@@ -292,7 +329,8 @@ impl Outbox {
         if fragment.last {
             for waiting in state.behind.take().into_iter().flat_map(|behind| behind.messages) {
                 match waiting {
-                    Waiting::Message(outgoing) => state.push(outgoing),
+                    Waiting::Message(message) => state.push(message),
+                    Waiting::Raw(message) => state.push_raw(message),
                     Waiting::Encoded(encoded) => state.push_encoded(encoded),
                 }
             }
@@ -513,7 +551,6 @@ mod tests {
     use std::task::Wake;
 
     use super::*;
-    use crate::message::Message;
 
     #[derive(Default)]
     struct Wakes(AtomicUsize);
@@ -524,47 +561,43 @@ mod tests {
         }
     }
 
-    fn plain(message: impl Into<Message>) -> Outgoing {
-        message.into().uncompressed()
-    }
-
     const BOUNDS: Bounds = Bounds { messages: 3, bytes: 10 };
 
     #[test]
     fn both_bounds_hold_and_the_message_comes_back() {
         let outbox = Outbox::new();
-        outbox.try_push(plain("12345"), BOUNDS).unwrap();
-        match outbox.try_push(plain("123456"), BOUNDS) {
+        outbox.try_push("12345".into(), BOUNDS).unwrap();
+        match outbox.try_push("123456".into(), BOUNDS) {
             Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("123456")),
             other => panic!("{other:?}"),
         }
-        outbox.try_push(plain(""), BOUNDS).unwrap();
-        outbox.try_push(plain(""), BOUNDS).unwrap();
-        assert!(matches!(outbox.try_push(plain(""), BOUNDS), Err(SendError::Full(_))));
+        outbox.try_push("".into(), BOUNDS).unwrap();
+        outbox.try_push("".into(), BOUNDS).unwrap();
+        assert!(matches!(outbox.try_push("".into(), BOUNDS), Err(SendError::Full(_))));
         assert_eq!(outbox.buffered(), Buffered { messages: 3, bytes: 5 });
     }
 
     #[test]
     fn a_message_larger_than_the_bound_is_taken_alone() {
         let outbox = Outbox::new();
-        outbox.try_push(plain(vec![0; 1000]), BOUNDS).unwrap();
-        assert!(outbox.try_push(plain("x"), BOUNDS).is_err());
+        outbox.try_push(vec![0; 1000].into(), BOUNDS).unwrap();
+        assert!(outbox.try_push("x".into(), BOUNDS).is_err());
     }
 
     #[test]
     fn what_was_taken_counts_until_it_is_written() {
         let outbox = Outbox::new();
         for _ in 0..3 {
-            outbox.try_push(plain("ab"), BOUNDS).unwrap();
+            outbox.try_push("ab".into(), BOUNDS).unwrap();
         }
         let taken = outbox.take(Buffered::default());
         assert!(taken.last);
-        assert!(outbox.try_push(plain("c"), BOUNDS).is_err());
+        assert!(outbox.try_push("c".into(), BOUNDS).is_err());
         let written = taken.batch.unwrap().carried();
         assert_eq!(written, Buffered { messages: 3, bytes: 6 });
         assert!(outbox.take(written).batch.is_none());
         assert_eq!(outbox.buffered(), Buffered::default());
-        outbox.try_push(plain("c"), BOUNDS).unwrap();
+        outbox.try_push("c".into(), BOUNDS).unwrap();
     }
 
     #[test]
@@ -572,18 +605,18 @@ mod tests {
         let outbox = Outbox::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        outbox.try_push(plain("a"), BOUNDS).unwrap();
+        outbox.try_push("a".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
         assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
         assert!(outbox.take(Buffered::default()).batch.is_some());
         assert_eq!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false), Parked::Yes);
-        outbox.try_push(plain("b"), BOUNDS).unwrap();
-        outbox.try_push(plain("c"), BOUNDS).unwrap();
+        outbox.try_push("b".into(), BOUNDS).unwrap();
+        outbox.try_push("c".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         drop(outbox.take(Buffered::default()));
         assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::Yes);
         outbox.awake();
-        outbox.try_push(plain("d"), Bounds { messages: 9, bytes: 99 }).unwrap();
+        outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
     }
 
@@ -592,11 +625,11 @@ mod tests {
         let outbox = Outbox::new();
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(Arc::clone(&wakes));
-        outbox.try_push(plain("abc"), BOUNDS).unwrap();
+        outbox.try_push("abc".into(), BOUNDS).unwrap();
         let batch = outbox.take_and_park(Buffered::default(), &waker).unwrap().unwrap();
         assert_eq!(outbox.buffered(), Buffered::default());
         assert!(outbox.is_parked());
-        outbox.try_push(plain("d"), BOUNDS).unwrap();
+        outbox.try_push("d".into(), BOUNDS).unwrap();
         assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
@@ -628,7 +661,7 @@ mod tests {
             |reason| Request::Close(CloseFrame::new(crate::message::CloseCode::NORMAL, reason));
         outbox.request(close("first"));
         outbox.request(close("second"));
-        assert!(matches!(outbox.try_push(plain("x"), BOUNDS), Err(SendError::Closed(_))));
+        assert!(matches!(outbox.try_push("x".into(), BOUNDS), Err(SendError::Closed(_))));
         assert!(!outbox.ping(b"x"));
         match outbox.take(Buffered::default()).request() {
             Some(Request::Close(close)) => assert_eq!(close.reason.as_str(), "first"),
@@ -643,7 +676,7 @@ mod tests {
         let outbox = Outbox::new();
         let bounds = Bounds { messages: 1000, bytes: usize::MAX };
         for i in 0..=255_u8 {
-            outbox.try_push(plain(vec![i; 4000]), bounds).unwrap();
+            outbox.try_push(vec![i; 4000].into(), bounds).unwrap();
         }
         let (mut all, mut batches) = (Vec::new(), 0);
         loop {

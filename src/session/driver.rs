@@ -9,7 +9,6 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use super::handler::{Flow, Handler, HandlerError, Outcome};
-use super::link::Arrived;
 use super::{Cause, Closed, Link};
 use crate::error::{Interrupted, SendError, WriteError};
 use crate::executor::{Time, panic_text};
@@ -43,20 +42,18 @@ pub(crate) fn drive<H: Handler>(
                 Box::pin(conclude(&mut link, handler, opened)).await;
             }
         }
-        loop {
-            let Some(arrived) = poll_fn(|cx| link.poll_message(cx)).await else {
-                break;
-            };
-            let outcome = match arrived {
-                Arrived::Message(message) => {
-                    let outcome = pin!(call(|| handler.message(&session, message)));
-                    Alongside::new(&mut link, outcome).await
+        if link.streams() {
+            while let Some(incoming) = poll_fn(|cx| link.poll_stream(cx)).await {
+                let outcome = pin!(call(|| handler.stream(&session, incoming)));
+                let outcome = Alongside::new(&mut link, outcome).await;
+                if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
+                    Box::pin(conclude(&mut link, handler, outcome)).await;
                 }
-                Arrived::Stream(incoming) => {
-                    let outcome = pin!(call(|| handler.stream(&session, incoming)));
-                    Alongside::new(&mut link, outcome).await
-                }
-            };
+            }
+        }
+        while let Some(message) = poll_fn(|cx| link.poll_message(cx)).await {
+            let outcome = pin!(call(|| handler.message(&session, message)));
+            let outcome = Alongside::new(&mut link, outcome).await;
             if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
                 Box::pin(conclude(&mut link, handler, outcome)).await;
             }

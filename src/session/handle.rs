@@ -16,7 +16,7 @@ use super::writer::{MessageWriter, send_from};
 use crate::error::{SendError, WriteError};
 use crate::hub::{Hub, Member, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing};
-use crate::outbox::{Buffered, Encoded, Prepared, Refused, Request};
+use crate::outbox::{Buffered, Encoded, Prepared, Request};
 use crate::shutdown::Shutdown;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
 
@@ -106,8 +106,11 @@ impl Session {
 
     #[inline]
     fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
-        let compress = compress && self.0.deflates(message.len());
-        self.0.outbox.try_push(Outgoing { message, compress }, self.0.hub.outbox_bounds())
+        let member = &*self.0;
+        if compress && member.deflate.is_some() && member.deflates(message.len()) {
+            return member.outbox.try_push_raw(message, member.hub.outbox_bounds());
+        }
+        member.outbox.try_push(message, member.hub.outbox_bounds())
     }
 
     /// Queues a message that goes to many sessions, if there is room now; it is encoded and compressed
@@ -128,10 +131,7 @@ impl Session {
         };
         let encoded = Encoded { frame: frame.clone(), payload: message.len() };
         let pushed = member.outbox.try_push_encoded(encoded, member.hub.outbox_bounds());
-        pushed.map_err(|refused| match refused {
-            Refused::Full => SendError::Full(message.clone()),
-            Refused::Closed => SendError::Closed(message.clone()),
-        })
+        pushed.map_err(|refused| refused.with(message.clone()))
     }
 
     /// Begins a message that is sent in fragments while it comes into being. Nothing leaves, and no

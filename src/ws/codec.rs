@@ -150,7 +150,6 @@ impl Codec {
     /// # Errors
     ///
     /// What came before the violation has been returned, and what comes after it is discarded.
-    #[inline]
     pub(crate) fn next(
         &mut self,
         input: &mut &mut [u8],
@@ -164,38 +163,90 @@ impl Codec {
         event
     }
 
+    /// The common case of [`next`](Self::next), apart because nearly every frame is one: a message in one
+    /// frame, not compressed, all of it there, with nothing pending, and not streamed. `None` if the
+    /// next frame is anything else, and nothing has been done.
+    ///
+    /// # Errors
+    ///
+    /// As those of `next`.
     #[inline]
+    pub(crate) fn next_message(
+        &mut self,
+        input: &mut &mut [u8],
+        message_bytes: usize,
+    ) -> Result<Option<Message>, Violation> {
+        let text = match input.first() {
+            Some(&frame::WHOLE_TEXT) => true,
+            Some(&frame::WHOLE_BINARY) => false,
+            _ => return Ok(None),
+        };
+        if !matches!(self.state, State::Between) || self.message.is_some() {
+            return Ok(None);
+        }
+        let Ok(Some(header)) = frame::parse(input, false) else {
+            return Ok(None);
+        };
+        let arrived = input.len() - header.len;
+        if header.payload > message_bytes.min(arrived) as u64 {
+            return Ok(None);
+        }
+        take(input, header.len);
+        let payload = take(input, header.payload as usize);
+        if !text {
+            return Ok(Some(Message::from(unmasked(payload, header.mask))));
+        }
+        unmask(payload, header.mask);
+        match simdutf8::basic::from_utf8(payload) {
+            Ok(text) => Ok(Some(Message::from(text))),
+            Err(_) => {
+                self.state = State::Closed;
+                Err(Violation::NOT_UTF8)
+            }
+        }
+    }
+
     fn next_unless_broken(
         &mut self,
         input: &mut &mut [u8],
         bounds: &Bounds,
         contexts: &mut Option<Box<Contexts>>,
     ) -> Result<Option<Event>, Violation> {
-        // The common case first: a whole message in one frame, with nothing pending.
-        if matches!(self.state, State::Between) && !bounds.streamed {
-            if let Some(header) = parse(input, bounds).map_err(Violation::protocol)? {
-                self.check(&header, bounds)?;
-                // `check` has bounded the payload by a `usize`.
-                let payload = header.payload as usize;
-                if input.len() - header.len >= payload {
-                    take(input, header.len);
-                    let payload = take(input, payload);
-                    if header.opcode == Opcode::Binary && header.fin && !header.compressed {
-                        let bytes = unmasked(payload, header.mask);
-                        return Ok(Some(Event::Message(Message::from(bytes))));
-                    }
-                    unmask(payload, header.mask);
-                    if let Some(event) = self.whole(&header, payload, bounds, contexts)? {
-                        return Ok(Some(event));
-                    }
+        if !bounds.streamed {
+            if let Some(message) = self.next_message(input, bounds.message_bytes)? {
+                return Ok(Some(Event::Message(message)));
+            }
+            // Then any other frame that is all there.
+            if matches!(self.state, State::Between) {
+                if let Some(event) = self.next_whole(input, bounds, contexts)? {
+                    return Ok(Some(event));
                 }
             }
         }
         self.next_slowly(input, bounds, contexts)
     }
 
+    /// A frame all of which is there, with nothing pending but fragments of its message.
+    fn next_whole(
+        &mut self,
+        input: &mut &mut [u8],
+        bounds: &Bounds,
+        contexts: &mut Option<Box<Contexts>>,
+    ) -> Result<Option<Event>, Violation> {
+        let Some(header) = parse(input, bounds).map_err(Violation::protocol)? else {
+            return Ok(None);
+        };
+        self.check(&header, bounds)?;
+        if header.payload > (input.len() - header.len) as u64 {
+            return Ok(None);
+        }
+        take(input, header.len);
+        let payload = take(input, header.payload as usize);
+        unmask(payload, header.mask);
+        self.whole(&header, payload, bounds, contexts)
+    }
+
     /// Everything else: headers and payloads that arrive in pieces, fragments, the end.
-    #[inline(never)]
     fn next_slowly(
         &mut self,
         input: &mut &mut [u8],
@@ -332,7 +383,6 @@ impl Codec {
     }
 
     /// The rules that need to know what came before this header, and the bounds.
-    #[inline]
     fn check(&self, header: &Received, bounds: &Bounds) -> Result<(), Violation> {
         let received = match (header.opcode, &self.message) {
             (Opcode::Close | Opcode::Ping | Opcode::Pong, _) => return Ok(()),
@@ -361,8 +411,7 @@ impl Codec {
         if header.payload > room as u64 { Err(Violation::TOO_BIG) } else { Ok(()) }
     }
 
-    /// A frame all of which is there, but a binary message.
-    #[inline]
+    /// The payload of a frame all of which is there.
     fn whole(
         &mut self,
         header: &Received,
@@ -374,10 +423,6 @@ impl Codec {
             Opcode::Text | Opcode::Binary if header.fin && header.compressed => {
                 let message = inflated(header.opcode, payload, bounds, contexts)?;
                 Ok(Some(Event::Message(message)))
-            }
-            Opcode::Text if header.fin => {
-                let text = simdutf8::basic::from_utf8(payload).map_err(|_| Violation::NOT_UTF8)?;
-                Ok(Some(Event::Message(Message::from(text))))
             }
             Opcode::Text | Opcode::Binary | Opcode::Continuation => {
                 self.fragment(header, bounds).push(payload)?;
@@ -463,7 +508,6 @@ impl Codec {
 }
 
 /// A header, if it is all there.
-#[inline]
 fn parse(bytes: &[u8], bounds: &Bounds) -> Result<Option<Received>, &'static str> {
     frame::parse(bytes, bounds.deflate.is_some())
 }

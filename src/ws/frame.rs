@@ -11,6 +11,10 @@ const COMPRESSED: u8 = 0x40;
 const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 
+/// The first byte of a message that is in one frame, and not compressed.
+pub(super) const WHOLE_TEXT: u8 = FIN | Opcode::Text as u8;
+pub(super) const WHOLE_BINARY: u8 = FIN | Opcode::Binary as u8;
+
 /// What a frame carries (RFC 6455 section 5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {

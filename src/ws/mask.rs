@@ -21,9 +21,11 @@ const ALIGN: usize = 16;
 /// XORs `payload` with `mask`, whose first byte belongs to the first byte of `payload`.
 #[inline]
 pub(crate) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    if payload.len() < LONG {
-        return unmask_from_here(payload, mask);
-    }
+    if payload.len() < LONG { unmask_from_here(payload, mask) } else { unmask_long(payload, mask) }
+}
+
+#[inline(never)]
+fn unmask_long(payload: &mut [u8], mask: [u8; 4]) {
     let unaligned = payload.as_ptr().align_offset(ALIGN).min(payload.len());
     let (head, body) = payload.split_at_mut(unaligned);
     unmask_from_here(head, mask);
@@ -55,7 +57,7 @@ fn unmask_from_here(payload: &mut [u8], mask: [u8; 4]) {
 pub(crate) fn unmasked(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     if payload.len() < SHORT {
         let mut copy = payload.to_vec();
-        unmask(&mut copy, mask);
+        unmask_from_here(&mut copy, mask);
         return copy;
     }
     let mut masks = [0; PERIOD];

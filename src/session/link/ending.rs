@@ -211,7 +211,7 @@ impl Link {
             undelivered: Buffered::default(),
         }));
         self.stage = Stage::Closing;
-        if let Some(inlet) = self.inlet.take() {
+        if let Some(inlet) = self.streaming.as_mut().and_then(|streaming| streaming.inlet.take()) {
             inlet.interrupt();
         }
         self.timers.closing(self.worker.now());
@@ -228,14 +228,22 @@ impl Link {
     pub(in crate::session) fn handler_failed(&mut self, cause: Cause) {
         let close = CloseFrame::new(CloseCode::INTERNAL, "internal error");
         self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
-        self.held = None;
+        self.drop_held();
     }
 
     /// A callback has ended the session: no further message reaches it.
     pub(in crate::session) fn handler_closes(&mut self, code: CloseCode, reason: &str) {
         let close = CloseFrame::new(code, reason);
         self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+        self.drop_held();
+    }
+
+    /// What the handler has not been given yet it does not get any more.
+    fn drop_held(&mut self) {
         self.held = None;
+        if let Some(streaming) = &mut self.streaming {
+            streaming.begun = None;
+        }
     }
 
     #[cold]
@@ -335,7 +343,7 @@ impl Link {
         }
         self.stage = Stage::Done;
         self.transport = None;
-        self.held = None;
+        self.drop_held();
         let pool = self.worker.pool();
         pool.give(std::mem::take(&mut self.input));
         self.at = 0;

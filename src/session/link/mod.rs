@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::handle::Session;
-use super::incoming::Inlet;
+use super::incoming::Incoming;
 use super::timers::Timers;
 use crate::config::Config;
 use crate::executor::{Size, Worker};
 use crate::hub::Member;
+use crate::message::Message;
 use crate::outbox::{Batch, Buffered, Parked, RAW_BATCH};
 use crate::shutdown;
 use crate::transport::Transport;
@@ -22,7 +23,7 @@ use crate::ws::{Codec, Contexts};
 
 use ending::Ending;
 pub(crate) use ending::LAST_WORD;
-pub(super) use reading::Arrived;
+use reading::Streaming;
 
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
 /// this many 16-byte messages costs about 20 µs, which is what a peer with one message in flight
@@ -59,9 +60,9 @@ pub(crate) struct Link {
     #[expect(clippy::box_collection, reason = "an idle session has room for a pointer only")]
     pongs: Option<Box<Vec<u8>>>,
     /// The one message that may be read ahead while the handler works.
-    held: Option<Box<Arrived>>,
-    /// Where the parts of the message go that is arriving, if messages are streamed.
-    inlet: Option<Rc<Inlet>>,
+    held: Option<Box<Message>>,
+    /// Messages are handed on in parts.
+    streaming: Option<Box<Streaming>>,
     ending: Option<Box<Ending>>,
     timers: Timers,
     stop_seen: shutdown::Phase,
@@ -69,8 +70,6 @@ pub(crate) struct Link {
     read_size: Size,
     ping_due: bool,
     cut: bool,
-    /// Messages are handed on in parts.
-    streamed: bool,
     /// The task has been polled anew since the link last said that it waits.
     woken: bool,
     /// A timer may be over; looked at after what had arrived before has been read.
@@ -120,7 +119,7 @@ impl Link {
             written: Buffered::default(),
             pongs: None,
             held: None,
-            inlet: None,
+            streaming: None,
             ending: None,
             timers: Timers::new(worker, &hub.config.timeouts),
             stop_seen: shutdown::Phase::Running,
@@ -128,7 +127,6 @@ impl Link {
             read_size: Size::default(),
             ping_due: false,
             cut: false,
-            streamed: false,
             woken: true,
             timers_due: false,
             prepaid: false,
@@ -149,7 +147,11 @@ impl Link {
 
     /// From now on messages are handed on in parts.
     pub(super) fn stream_messages(&mut self) {
-        self.streamed = true;
+        self.streaming = Some(Box::default());
+    }
+
+    pub(super) fn streams(&self) -> bool {
+        self.streaming.is_some()
     }
 
     fn config(&self) -> &Config {
@@ -160,14 +162,29 @@ impl Link {
     ///
     /// Cancel safe: what has been read stays in the link.
     #[inline]
-    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
+    pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         // In the middle of a batch there is nothing to look at but the next frame.
         if !self.woken && self.stage == Stage::Open && self.held.is_none() {
-            if let Some(arrived) = self.parse(true) {
-                return Poll::Ready(Some(arrived));
+            if let Some(message) = self.parse(true) {
+                return Poll::Ready(Some(message));
             }
         }
         self.poll(cx, true)
+    }
+
+    /// The same if messages are handed on in parts: the next one that begins.
+    pub(super) fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
+        loop {
+            // The link reads no further before it has been taken.
+            let begun = self.streaming.as_mut().and_then(|streaming| streaming.begun.take());
+            if begun.is_some() {
+                return Poll::Ready(begun);
+            }
+            let polled = self.poll(cx, false).map(|_| None);
+            if self.streaming.as_ref().is_none_or(|streaming| streaming.begun.is_none()) {
+                return polled;
+            }
+        }
     }
 
     /// Does everything but deliver messages, while a callback is pending; ready when the session
@@ -177,7 +194,7 @@ impl Link {
     }
 
     #[inline(never)]
-    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Arrived>> {
+    fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
         if self.woken {
             self.wake();
         }
@@ -189,12 +206,12 @@ impl Link {
                 return self.take_turns(cx);
             }
             if deliver {
-                if let Some(arrived) = self.held.take() {
-                    return Poll::Ready(Some(*arrived));
+                if let Some(message) = self.held.take() {
+                    return Poll::Ready(Some(*message));
                 }
             }
-            if let Some(arrived) = self.parse(deliver) {
-                return Poll::Ready(Some(arrived));
+            if let Some(message) = self.parse(deliver) {
+                return Poll::Ready(Some(message));
             }
             if self.must_pong() {
                 self.flush(cx);
@@ -234,7 +251,7 @@ impl Link {
 
     /// Sends what there is, and comes back when the others have had their turn.
     #[cold]
-    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Arrived>> {
+    fn take_turns(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         self.flush(cx);
         if std::mem::take(&mut self.timers_due) {
             self.heed_timers();
@@ -276,8 +293,8 @@ impl Link {
             self.at = 0;
             self.worker.pool().give(std::mem::replace(&mut self.input, rest));
         }
-        if let Some(inlet) = self.inlet.as_ref().filter(|inlet| !inlet.has_room()) {
-            inlet.await_room(cx.waker());
+        if let Some(streaming) = &self.streaming {
+            streaming.await_room(cx.waker());
         }
         let outbox = &self.session.member().outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {

@@ -1,11 +1,11 @@
 //! What the peer sends.
 
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::{Link, Stage};
 use crate::message::Message;
-use crate::session::incoming::Incoming;
+use crate::session::incoming::{Incoming, Inlet};
 use crate::session::{Cause, Side};
 use crate::ws::{Bounds, Event, Header, Opcode, Part, Violation};
 
@@ -13,79 +13,130 @@ use crate::ws::{Bounds, Event, Header, Opcode, Part, Violation};
 /// the peer takes nothing, the answer to its latest ping is enough (RFC 6455 section 5.5.3).
 const PONG_BYTES: usize = 2048;
 
-/// What the peer has sent.
-pub(in crate::session) enum Arrived {
-    Message(Message),
-    /// Of which not all has arrived.
-    Stream(Incoming),
+/// What a session has that is given messages in parts.
+#[derive(Default)]
+pub(super) struct Streaming {
+    /// Where the parts of the message go that is arriving.
+    pub(super) inlet: Option<Rc<Inlet>>,
+    /// A message that the handler has not been given yet.
+    pub(super) begun: Option<Incoming>,
+}
+
+impl Streaming {
+    fn has_room(&self) -> bool {
+        self.begun.is_none() && self.inlet.as_ref().is_none_or(|inlet| inlet.has_room())
+    }
+
+    /// Whoever takes parts makes room for others; the link is told then, if it has none.
+    pub(super) fn await_room(&self, waker: &Waker) {
+        if let Some(inlet) = self.inlet.as_ref().filter(|inlet| !inlet.has_room()) {
+            inlet.await_room(waker);
+        }
+    }
 }
 
 impl Link {
     /// Parses until there is a message or no input.
     #[inline]
-    pub(super) fn parse(&mut self, deliver: bool) -> Option<Arrived> {
+    pub(super) fn parse(&mut self, deliver: bool) -> Option<Message> {
         while self.at < self.input.len() && self.is_listening() && self.frames_left > 0 {
-            if self.must_pong() {
-                return None;
+            if self.stage != Stage::Open || self.streaming.is_some() {
+                if !self.parse_frame() {
+                    return None;
+                }
+                continue;
             }
-            if matches!(self.stage, Stage::Lingering | Stage::Done) {
-                self.at = self.input.len();
-                return None;
-            }
-            let limits = &self.session.member().hub.config.limits;
-            let bounds = Bounds {
-                message_bytes: if self.streamed {
-                    limits.stream_bytes
-                } else {
-                    limits.message_bytes
-                },
-                fragments: limits.fragments,
-                deflate: self.session.member().deflate,
-                streamed: self.streamed,
-            };
             let mut rest = &mut self.input[self.at..];
             let before = rest.len();
-            let event = self.codec.next(&mut rest, &bounds, &mut self.contexts);
-            let consumed = before - rest.len();
-            self.at += consumed;
-            self.frames_left -= 1;
-            if bounds.deflate.is_some() {
-                self.inflated(consumed, &event);
-            }
-            match event {
-                Ok(None) => {}
-                Ok(Some(Event::Message(message))) => {
-                    if self.stage != Stage::Open {
-                        continue;
-                    }
-                    self.session.member().counters.messages_in.add(1);
-                    self.timers.message(self.worker.now());
+            let most = self.session.member().hub.config.limits.message_bytes;
+            match self.codec.next_message(&mut rest, most) {
+                Ok(Some(message)) => {
+                    self.at += before - rest.len();
+                    self.frames_left -= 1;
                     if deliver {
-                        return Some(Arrived::Message(message));
+                        self.arrived();
+                        return Some(message);
                     }
-                    self.held = Some(Box::new(Arrived::Message(message)));
+                    self.hold(message);
                 }
-                Ok(Some(Event::Part(part))) => {
-                    if self.stage != Stage::Open {
-                        continue;
+                Ok(None) => {
+                    if !self.parse_frame() {
+                        return None;
                     }
-                    if let Some(begun) = self.part(part) {
-                        if deliver {
-                            return Some(begun);
+                    if deliver {
+                        if let Some(message) = self.held.take() {
+                            return Some(*message);
                         }
-                        self.held = Some(Box::new(begun));
                     }
                 }
-                Ok(Some(control)) => self.control(control),
                 Err(violation) => self.violation(violation),
             }
         }
         None
     }
 
+    /// A message is whole.
+    #[inline]
+    fn arrived(&mut self) {
+        self.session.member().counters.messages_in.add(1);
+        self.timers.message(self.worker.now());
+    }
+
+    #[cold]
+    fn hold(&mut self, message: Message) {
+        self.arrived();
+        self.held = Some(Box::new(message));
+    }
+
+    /// Parses what is not simply the next message: one event at most. False if something else has to be
+    /// done before the next.
+    #[inline(never)]
+    fn parse_frame(&mut self) -> bool {
+        if self.must_pong() {
+            return false;
+        }
+        if matches!(self.stage, Stage::Lingering | Stage::Done) {
+            self.at = self.input.len();
+            return false;
+        }
+        let member = self.session.member();
+        let limits = &member.hub.config.limits;
+        let streamed = self.streaming.is_some();
+        let bounds = Bounds {
+            message_bytes: if streamed { limits.stream_bytes } else { limits.message_bytes },
+            fragments: limits.fragments,
+            deflate: member.deflate,
+            streamed,
+        };
+        let mut rest = &mut self.input[self.at..];
+        let before = rest.len();
+        let event = self.codec.next(&mut rest, &bounds, &mut self.contexts);
+        let consumed = before - rest.len();
+        self.at += consumed;
+        self.frames_left -= 1;
+        if bounds.deflate.is_some() {
+            self.inflated(consumed, &event);
+        }
+        match event {
+            Ok(None) => {}
+            Ok(Some(Event::Message(message))) => {
+                if self.stage == Stage::Open {
+                    self.hold(message);
+                }
+            }
+            Ok(Some(Event::Part(part))) => {
+                if self.stage == Stage::Open {
+                    self.part(part);
+                }
+            }
+            Ok(Some(control)) => self.control(control),
+            Err(violation) => self.violation(violation),
+        }
+        true
+    }
+
     /// Counts what may have gone through the decompressor, in and out: of some bytes it makes many, and
     /// of others none.
-    #[inline(never)]
     fn inflated(&mut self, consumed: usize, event: &Result<Option<Event>, Violation>) {
         let made = match event {
             Ok(Some(Event::Message(message))) => message.len(),
@@ -110,27 +161,28 @@ impl Link {
     /// session is closing, only its close frame matters.
     #[inline]
     pub(super) fn is_listening(&self) -> bool {
-        let has_room = self.inlet.as_ref().is_none_or(|inlet| inlet.has_room());
+        let has_room = self.streaming.as_ref().is_none_or(|streaming| streaming.has_room());
         (self.held.is_none() && has_room) || self.stage != Stage::Open
     }
 
-    /// A part of a message. Returns the message if it has just begun.
-    #[cold]
-    fn part(&mut self, part: Part) -> Option<Arrived> {
-        let begun = part.first.map(|kind| {
-            let inlet = self.inlet.insert(Rc::default());
-            Arrived::Stream(Incoming::new(Rc::clone(inlet), kind))
-        });
+    /// A part of a message.
+    fn part(&mut self, part: Part) {
         self.timers.message(self.worker.now());
-        if let Some(inlet) = &self.inlet {
+        let Some(streaming) = &mut self.streaming else {
+            return;
+        };
+        if let Some(kind) = part.first {
+            let inlet = streaming.inlet.insert(Rc::default());
+            streaming.begun = Some(Incoming::new(Rc::clone(inlet), kind));
+        }
+        if let Some(inlet) = &streaming.inlet {
             inlet.push(part.bytes);
             if part.last {
                 inlet.finish();
-                self.inlet = None;
+                streaming.inlet = None;
                 self.session.member().counters.messages_in.add(1);
             }
         }
-        begun
     }
 
     #[cold]
