@@ -46,7 +46,7 @@ what comes out:
 
 against a server that runs already, with one figure each (pinned only with --core):
   --load ADDR --pid PID [--conns C] [--size S] [--inflight P] [--seconds S] [--warm-up S] [--text]
-  --idle ADDR --pid PID [--conns N] [--hold S]
+  --idle ADDR --pid PID [--conns N] [--hold S] [--deflate]
   --cycles ADDR --pid PID [--count N]
 ";
 
@@ -106,6 +106,7 @@ struct Given {
     quick: bool,
     check: bool,
     text: bool,
+    deflate: bool,
     no_pin: bool,
     only: Option<String>,
     kinds: Option<Kinds>,
@@ -137,6 +138,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Long("quick") => given.quick = true,
             Long("check") => given.check = true,
             Long("text") => given.text = true,
+            Long("deflate") => given.deflate = true,
             Long("no-pin") => given.no_pin = true,
             Long("only") => given.only = Some(parser.value()?.string()?),
             Long("rows") => given.kinds = Some(parser.value()?.parse_with(kinds)?),
@@ -224,6 +226,7 @@ impl Given {
             Mode::Idle(address) => {
                 let load = IdleLoad {
                     connections: one("--conns", self.connections, plan.idle_connections)?,
+                    deflate: self.deflate,
                 };
                 (address, AttachLoad::Idle(load, self.hold.unwrap_or(plan.hold)))
             }

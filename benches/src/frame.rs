@@ -63,6 +63,9 @@ impl Header {
     }
 }
 
+/// The bit of a compressed message (RFC 7692 section 6).
+pub const COMPRESSED: u8 = 0x40;
+
 /// Appends a masked frame, as a client sends it.
 pub fn push_client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let (mut header, len) = header(0x80 | opcode, payload.len());
@@ -72,6 +75,19 @@ pub fn push_client_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let start = out.len();
     out.resize(start + payload.len(), 0);
     xor(&mut out[start..], payload, MASK);
+}
+
+/// Appends a masked frame with a compressed message (RFC 7692), in one stored block, so that nothing
+/// has to be compressed here.
+pub fn push_stored_frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8; 1024]) {
+    let len = payload.len() as u16;
+    let mut block = vec![0];
+    block.extend_from_slice(&len.to_le_bytes());
+    block.extend_from_slice(&(!len).to_le_bytes());
+    block.extend_from_slice(payload);
+    // The empty block without which there would be none to end (section 7.2.3.4).
+    block.push(0);
+    push_client_frame(out, COMPRESSED | opcode, &block);
 }
 
 /// Appends a frame as a server sends it.

@@ -141,7 +141,7 @@ impl Plan {
             rows.push(Row::Accept(AcceptLoad { cycles: self.cycles }));
         }
         if self.kinds.idle {
-            rows.push(Row::Idle(IdleLoad { connections: self.idle_connections }));
+            rows.push(Row::Idle(IdleLoad { connections: self.idle_connections, deflate: false }));
         }
         rows
     }

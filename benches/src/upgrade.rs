@@ -22,6 +22,16 @@ pub fn request(host: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// The same, offering permessage-deflate (RFC 7692) as browsers do.
+pub fn request_deflate(host: &str) -> Vec<u8> {
+    let mut request = request(host);
+    request.truncate(request.len() - 2);
+    request.extend_from_slice(
+        b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n",
+    );
+    request
+}
+
 /// Length of the head at the start of `bytes`, or `None` if it is not complete yet.
 pub fn head_len(bytes: &[u8]) -> Option<usize> {
     let end = bytes.windows(END.len()).position(|window| window == END)?;

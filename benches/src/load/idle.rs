@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
-use coracle_benches::frame;
+use coracle_benches::{frame, upgrade};
 use serde::Serialize;
 
 use super::{Client, Patience, payload};
@@ -24,6 +24,8 @@ const SETTLE: Duration = Duration::from_millis(1500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct IdleLoad {
     pub(crate) connections: usize,
+    /// The connections agree on permessage-deflate, and their message is compressed, there and back.
+    pub(crate) deflate: bool,
 }
 
 /// What came of it.
@@ -44,10 +46,10 @@ pub(crate) fn run(
     load: &IdleLoad,
     hold: Duration,
 ) -> Result<IdleSample> {
-    drop(open(address, WARM_UP)?);
+    drop(open(address, &IdleLoad { connections: WARM_UP, ..*load })?);
     thread::sleep(SETTLE / 3);
     let resident_before = proc::resident_bytes(pid)?;
-    let clients = open(address, load.connections)?;
+    let clients = open(address, load)?;
     thread::sleep(SETTLE);
     let resident_after = proc::resident_bytes(pid)?;
     let from = CpuReading::take(pid)?;
@@ -63,12 +65,18 @@ pub(crate) fn run(
 }
 
 /// Opens connections that have had one exchange each.
-fn open(address: SocketAddr, count: usize) -> Result<Vec<Client>> {
+fn open(address: SocketAddr, load: &IdleLoad) -> Result<Vec<Client>> {
     let payload = payload(MESSAGE_BYTES);
     let patience = Patience::new();
-    (0..count)
+    (0..load.connections)
         .map(|_| {
             patience.check()?;
+            if load.deflate {
+                let request = upgrade::request_deflate(&address.to_string());
+                let mut client = Client::open_with(address, &request)?;
+                client.exchange_compressed(&[b'a'; 1024])?;
+                return Ok(client);
+            }
             let mut client = Client::open(address)?;
             client.exchange(frame::BINARY, &payload)?;
             Ok(client)

@@ -116,11 +116,15 @@ struct Client {
 impl Client {
     /// Connects and upgrades, blocking.
     fn open(server: SocketAddr) -> Result<Self> {
+        Self::open_with(server, &upgrade::request(&server.to_string()))
+    }
+
+    fn open_with(server: SocketAddr, request: &[u8]) -> Result<Self> {
         let mut socket = TcpStream::connect(server)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(STALL))?;
         socket.set_write_timeout(Some(STALL))?;
-        socket.write_all(&upgrade::request(&server.to_string()))?;
+        socket.write_all(request)?;
         let mut head = Vec::with_capacity(256);
         while upgrade::head_len(&head).is_none() {
             let mut some = [0; 256];
@@ -153,6 +157,21 @@ impl Client {
             return Err(format!("the first echo is wrong from byte {at} on").into());
         }
         Ok(())
+    }
+
+    /// A compressed message there and back, blocking. What comes back is not read, only that it is
+    /// compressed, and smaller.
+    fn exchange_compressed(&mut self, payload: &[u8; 1024]) -> Result<()> {
+        let mut message = Vec::new();
+        frame::push_stored_frame(&mut message, frame::BINARY, payload);
+        self.socket.write_all(&message)?;
+        let mut header = [0; 2];
+        self.socket.read_exact(&mut header)?;
+        if header[0] != 0x80 | frame::COMPRESSED | frame::BINARY || header[1] >= 126 {
+            return Err(format!("not a small compressed message: {header:02x?}").into());
+        }
+        let mut echo = vec![0; header[1].into()];
+        Ok(self.socket.read_exact(&mut echo)?)
     }
 }
 
