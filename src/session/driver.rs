@@ -43,15 +43,13 @@ pub(crate) fn drive<H: Handler>(
             }
         }
         if link.streams() {
-            while let Some(incoming) = poll_fn(|cx| link.poll_stream(cx)).await {
-                let outcome = pin!(call(|| handler.stream(&session, incoming)));
-                let outcome = Alongside::new(&mut link, outcome).await;
-                if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
-                    Box::pin(conclude(&mut link, handler, outcome)).await;
-                }
-            }
+            Box::pin(drive_streams(&mut link, handler)).await;
         }
-        while let Some(message) = poll_fn(|cx| link.poll_message(cx)).await {
+        loop {
+            // `while let` would keep it beside the callback that has been given it.
+            let Some(message) = poll_fn(|cx| link.poll_message(cx)).await else {
+                break;
+            };
             let outcome = pin!(call(|| handler.message(&session, message)));
             let outcome = Alongside::new(&mut link, outcome).await;
             if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
@@ -59,6 +57,19 @@ pub(crate) fn drive<H: Handler>(
             }
         }
         Box::pin(finish(&mut link, membership, handler)).await;
+    }
+}
+
+/// The same loop for a session whose messages are handed on in parts. On the heap, because the others
+/// would have to have room for it as well.
+async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
+    let session = link.session().clone();
+    while let Some(incoming) = poll_fn(|cx| link.poll_stream(cx)).await {
+        let outcome = pin!(call(|| handler.stream(&session, incoming)));
+        let outcome = Alongside::new(link, outcome).await;
+        if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
+            Box::pin(conclude(link, handler, outcome)).await;
+        }
     }
 }
 

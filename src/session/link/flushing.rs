@@ -133,7 +133,8 @@ impl Link {
         let (Some(batch), Some(agreement)) = (self.batch.take(), member.deflate) else {
             return;
         };
-        self.deflate_left = self.deflate_left.saturating_sub(batch.raw_bytes());
+        let work = u32::try_from(batch.raw_bytes()).unwrap_or(u32::MAX);
+        self.deflate_left = self.deflate_left.saturating_sub(work);
         let level = member.hub.config.deflate_level();
         let contexts = &mut self.contexts;
         let batch =

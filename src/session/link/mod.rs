@@ -37,7 +37,7 @@ const READS_PER_TURN: u8 = 16;
 /// Bytes that may go through the decompressor, and as many through the compressor, before the session
 /// lets the others have their turn: a batch that is to be compressed. What goes beyond it is the rest of
 /// the last message.
-const DEFLATE_BYTES_PER_TURN: usize = RAW_BATCH;
+const DEFLATE_BYTES_PER_TURN: u32 = RAW_BATCH as u32;
 
 /// One session's connection. Owned by its driver, polled by one task.
 pub(crate) struct Link {
@@ -78,8 +78,8 @@ pub(crate) struct Link {
     prepaid: bool,
     frames_left: u16,
     reads_left: u8,
-    inflate_left: usize,
-    deflate_left: usize,
+    inflate_left: u32,
+    deflate_left: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

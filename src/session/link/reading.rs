@@ -143,7 +143,8 @@ impl Link {
             Ok(Some(Event::Part(part))) => part.bytes.len(),
             _ => 0,
         };
-        self.inflate_left = self.inflate_left.saturating_sub(consumed + made);
+        let work = u32::try_from(consumed.saturating_add(made)).unwrap_or(u32::MAX);
+        self.inflate_left = self.inflate_left.saturating_sub(work);
         if self.inflate_left == 0 {
             self.frames_left = 0;
         }
