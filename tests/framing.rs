@@ -3,11 +3,12 @@
 mod support;
 
 use std::io::Write;
+use std::time::Duration;
 
 use async_tungstenite::client_async;
 use async_tungstenite::tungstenite::{Bytes, Message as TungsteniteMessage};
 use coracle::{
-    Builder, Cause, Closed, Flow, Handler, Message, Phase, Server, Session, Side, Timer,
+    Builder, Cause, CloseCode, Closed, Flow, Handler, Message, Phase, Server, Session, Side, Timer,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use smol::channel;
@@ -612,6 +613,33 @@ fn claims_of_16_mib_reserve_nothing() {
     server.finish();
 }
 
+/// A server kept a pong for each ping that came behind its close frame, and could not send any of them.
+#[test]
+fn pings_behind_our_close_frame_are_not_kept() {
+    const PINGS: usize = 4000;
+    let (builder, records) = echo();
+    let server = start(builder.configure(|config| config.timeouts.close = Duration::from_secs(60)));
+    let mut client = server.client();
+    client.echo("open");
+    let session = server.handle.sessions().all().remove(0);
+    session.close(CloseCode::NORMAL, "");
+    assert_eq!(client.read_close().0, 1000);
+    let pings = frame(true, PING, &[7; 125]).repeat(PINGS);
+    let before = reserved_bytes();
+    for _ in 0..200 {
+        client.send(&pings);
+    }
+    let sent = 200 * pings.len() as u64;
+    eventually("all are read", || session.traffic().bytes_in >= sent);
+    let grown = reserved_bytes().saturating_sub(before);
+    // It would be 100 MiB. The other tests of this process need some memory too.
+    assert!(grown < 64 << 20, "{grown} bytes");
+    client.send_frame(CLOSE, &1000_u16.to_be_bytes());
+    assert_eq!(client.read_to_end(), b"");
+    assert!(records.next().clean);
+    server.finish();
+}
+
 /// More than a loopback connection holds whose other end reads nothing.
 const STUFFING: usize = 24 << 20;
 
@@ -688,7 +716,7 @@ fn frames_after_a_malformed_frame_are_not_looked_at() {
 fn a_peer_that_goes_on_after_a_violation_is_cut_at_the_close_deadline() {
     let (builder, records) = echo();
     let server = start(builder.configure(|config| {
-        config.timeouts.close = std::time::Duration::from_millis(300);
+        config.timeouts.close = Duration::from_millis(300);
     }));
     let mut client = server.client();
     client.send(b"\x81\x05");

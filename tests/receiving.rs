@@ -9,7 +9,7 @@ mod support;
 use std::cell::Cell;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use bytes::Bytes;
 use coracle::{
@@ -517,6 +517,87 @@ fn a_message_may_be_taken_by_another_callback_of_its_worker() {
     giver.goodbye();
     taker.goodbye();
     server.finish();
+}
+
+/// One worker. The session of `/block` blocks it with its message until `go`; that of `/look` says how
+/// many messages the session of `/busy` has received.
+struct Turns {
+    server: TestServer,
+    blocked: Heard<()>,
+    go: mpsc::Sender<()>,
+    found: Heard<u64>,
+    got: Heard<usize>,
+}
+
+impl Turns {
+    fn start() -> Self {
+        let (said, found) = heard();
+        let (blocks, blocked) = heard();
+        let (gots, got) = heard();
+        let (go, wait) = mpsc::channel();
+        let (wait, busy) = (Mutex::new(wait), Mutex::new(None::<Session>));
+        let server = start(Server::builder().workers(1).on_stream(
+            async move |session: &Session, mut incoming: Incoming| match session.path() {
+                "/block" => {
+                    blocks.send(()).unwrap();
+                    wait.lock().unwrap().recv().unwrap();
+                }
+                "/look" => {
+                    let busy = busy.lock().unwrap();
+                    said.send(busy.as_ref().unwrap().traffic().messages_in).unwrap();
+                }
+                _ => {
+                    *busy.lock().unwrap() = Some(session.clone());
+                    let bytes = collect(&mut incoming).await.bytes();
+                    gots.send(bytes.len()).unwrap();
+                }
+            },
+        ));
+        Self { server, blocked, go, found, got }
+    }
+
+    /// A client whose session waits for what it is sent.
+    fn client(&self, path: &str) -> Pipe {
+        let mut client = Pipe::connect_to(&self.server, path);
+        client.send_frame(PING, b"");
+        assert_eq!(client.read_frame().opcode, PONG);
+        client
+    }
+}
+
+// A message that had begun was given to the handler before the link had told anybody that its turn was
+// over: while more arrived, nobody else of its worker had one.
+#[test]
+fn a_session_whose_messages_come_in_parts_lets_its_neighbours_have_their_turn() {
+    let it = Turns::start();
+    let mut busy = it.client("/busy");
+    busy.send_frame(BINARY, b"x");
+    it.got.next();
+    let (mut blocks, mut looks) = (it.client("/block"), it.client("/look"));
+    blocks.send_frame(TEXT, b"block");
+    it.blocked.next();
+    busy.send(&frame(true, BINARY, b"x").repeat(9000));
+    looks.send_frame(TEXT, b"look");
+    it.go.send(()).unwrap();
+    let found = it.found.next();
+    assert!(found <= 300, "{found} messages before anybody else");
+    it.server.finish();
+}
+
+// The server answered a ping first, found that the peer had gone, and forgot the message that was there.
+#[test]
+fn a_message_in_front_of_the_end_is_not_lost() {
+    let it = Turns::start();
+    let (mut busy, mut blocks) = (it.client("/busy"), it.client("/block"));
+    blocks.send_frame(TEXT, b"block");
+    it.blocked.next();
+    busy.send_frame(PING, b"");
+    busy.send_frame(BINARY, b"important");
+    drop(busy);
+    it.go.send(()).unwrap();
+    assert_eq!(it.got.next(), 9);
+    blocks.goodbye();
+    it.server.finish();
 }
 
 // ---- A handler that does not want the rest ------------------------------------------------------

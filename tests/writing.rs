@@ -8,7 +8,9 @@ mod support;
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::{Mutex, mpsc};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use coracle::{
     BoxError, Cause, CloseCode, Incoming, Kind, Message, Phase, SendError, Server, Session, Side,
@@ -395,6 +397,161 @@ fn a_writer_may_take_its_time_if_nobody_waits_or_something_comes() {
         it.records.next();
     }
     it.server.finish();
+}
+
+/// Waits for so long as the timer of a writer takes, and does something all the while.
+fn while_a_writer_is_ended(timeout: Duration, mut each: impl FnMut()) {
+    let clock = Watched::start(|config| {
+        config.timeouts.writer = timeout;
+        config.timeouts.close = ms(100);
+    });
+    // Twice: the wheel is coarse, and something may have begun a little later.
+    for _ in 0..2 {
+        let (mut client, session) = clock.pipe();
+        let mut writer = session.message_writer(Kind::Text);
+        within(writer.write("c")).unwrap();
+        assert_eq!(client.read_frame().payload, b"c");
+        session.try_send("behind").unwrap();
+        let (mut other, _) = clock.pipe();
+        let closed = loop {
+            if let Some(closed) = clock.records.try_next() {
+                break closed;
+            }
+            other.echo("not too fast");
+            each();
+        };
+        assert_eq!(closed.cause, Cause::WriterStalled);
+        drop(other);
+        clock.records.next();
+    }
+    clock.server.finish();
+}
+
+// The timer went on when the writer had finished: the session was ended later, for nothing.
+#[test]
+fn a_writer_that_has_finished_is_not_blamed_later() {
+    let it = Watched::start(|config| config.timeouts.writer = ms(300));
+    let (mut client, session) = it.pipe();
+    let mut writer = session.message_writer(Kind::Text);
+    within(writer.write("a")).unwrap();
+    assert_eq!(client.read_frame().payload, b"a");
+    session.try_send("behind").unwrap();
+    // Turns in which it is seen that somebody waits.
+    for _ in 0..2 {
+        client.send_frame(PING, b"");
+        assert_eq!(client.read_frame().opcode, PONG);
+    }
+    within(writer.finish()).unwrap();
+    assert!(client.read_frame().fin);
+    assert_eq!(client.read_frame().payload, b"behind");
+    while_a_writer_is_ended(ms(300), || assert!(session.is_open()));
+    it.finish(client, &session);
+}
+
+// A second writer that had waited for its turn, and given up, was taken for one that waits.
+#[test]
+fn a_writer_that_has_given_up_waits_no_longer() {
+    let it = Watched::start(|config| config.timeouts.writer = ms(300));
+    let (mut client, session) = it.pipe();
+    let mut writer = session.message_writer(Kind::Text);
+    within(writer.write("a")).unwrap();
+    assert_eq!(client.read_frame().payload, b"a");
+    let mut second = session.message_writer(Kind::Text);
+    assert!(poll_once(pin!(second.write("b"))).is_pending());
+    for _ in 0..2 {
+        client.send_frame(PING, b"");
+        assert_eq!(client.read_frame().opcode, PONG);
+    }
+    while_a_writer_is_ended(ms(300), || assert!(session.is_open()));
+    within(writer.finish()).unwrap();
+    assert!(client.read_frame().fin);
+    within(second.finish()).unwrap();
+    assert_eq!(read_message(&mut client).1, b"b");
+    it.finish(client, &session);
+}
+
+/// Sends messages that nobody wants, as fast as they are taken, until the server has closed.
+fn flood(mut client: Pipe) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let flood = frame(true, BINARY, b"x").repeat(9000);
+        while client.try_send(&flood) {}
+    })
+}
+
+/// A server that throws away what it gets.
+fn ignoring(timeout: Duration) -> Watched {
+    let (opens, sessions) = heard();
+    let (closes, records) = heard();
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .configure(|config| {
+                config.timeouts.writer = timeout;
+                config.timeouts.close = ms(100);
+            })
+            .on_open(opened(&opens))
+            .on_message(async |_: &Session, _: Message| {})
+            .on_close(record(&closes)),
+    );
+    Watched { server, sessions, records }
+}
+
+// Who waits for whom was looked at only when the session had nothing to read.
+#[test]
+fn a_peer_that_keeps_the_session_busy_saves_no_writer_and_harms_none() {
+    let it = ignoring(ms(300));
+    let (client, session) = it.pipe();
+    let mut steady = session.message_writer(Kind::Text);
+    within(steady.write("b")).unwrap();
+    session.try_send("behind").unwrap();
+    let flooding = flood(client);
+    while_a_writer_is_ended(ms(300), || within(steady.write("b")).unwrap());
+    assert!(session.is_open());
+    // From now on it writes nothing.
+    assert_eq!(it.records.next().cause, Cause::WriterStalled);
+    flooding.join().unwrap();
+    drop(steady);
+    it.server.finish();
+}
+
+// A writer had written all the time, but the worker was kept from sending it.
+#[test]
+fn a_writer_is_not_blamed_for_a_busy_worker() {
+    let (opens, sessions) = heard();
+    let (blocks, blocked) = heard();
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .configure(|config| config.timeouts.writer = ms(300))
+            .on_open(opened(&opens))
+            .on_message(async move |_: &Session, _: Message| {
+                blocks.send(()).unwrap();
+                wait.lock().unwrap().recv().unwrap();
+            }),
+    );
+    let mut client = Pipe::connect(&server);
+    let session = sessions.next();
+    let mut writer = session.message_writer(Kind::Text);
+    within(writer.write("b")).unwrap();
+    assert_eq!(client.read_frame().payload, b"b");
+    session.try_send("behind").unwrap();
+    for _ in 0..2 {
+        client.send_frame(PING, b"");
+        assert_eq!(client.read_frame().opcode, PONG);
+    }
+    let mut other = Pipe::connect(&server);
+    other.send_frame(TEXT, b"block");
+    blocked.next();
+    while_a_writer_is_ended(ms(300), || within(writer.write("b")).unwrap());
+    go.send(()).unwrap();
+    within(writer.finish()).unwrap();
+    while !client.read_frame().fin {}
+    assert_eq!(client.read_frame().payload, b"behind");
+    client.goodbye();
+    other.goodbye();
+    server.finish();
 }
 
 // While the peer takes nothing, it is the peer that is waited for.

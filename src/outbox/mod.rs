@@ -478,17 +478,26 @@ impl Outbox {
             _ => state.driver = Some(waker.clone()),
         }
         self.parked.store(true, Ordering::Relaxed);
-        let awaited = state.awaited;
-        match &mut state.behind {
-            // While the peer takes nothing, the writer is not to blame.
-            Some(behind) if !stalled => {
-                let progress = std::mem::take(&mut behind.progress);
-                let waiting =
-                    !behind.messages.is_empty() || (awaited && self.room.total_listeners() > 0);
-                if waiting { Parked::BehindWriter { progress } } else { Parked::Yes }
-            }
-            _ => Parked::Yes,
+        // While the peer takes nothing, the writer is not to blame.
+        let behind = if stalled { None } else { self.waiting_behind(&mut state) };
+        behind.map_or(Parked::Yes, |progress| Parked::BehindWriter { progress })
+    }
+
+    /// For the driver: whether others wait for a message that is being written, and nothing of it is left
+    /// to be sent; and whether some of it has come since it last asked.
+    pub(crate) fn behind_writer(&self) -> Option<bool> {
+        self.waiting_behind(&mut self.lock())
+    }
+
+    fn waiting_behind(&self, state: &mut State) -> Option<bool> {
+        if !state.is_empty() {
+            return None;
         }
+        let awaited = state.awaited;
+        let behind = state.behind.as_mut()?;
+        let progress = std::mem::take(&mut behind.progress);
+        let waiting = !behind.messages.is_empty() || (awaited && self.room.total_listeners() > 0);
+        waiting.then_some(progress)
     }
 
     /// For the driver, while it cannot write: how the session is asked to end.

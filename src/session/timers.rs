@@ -139,7 +139,14 @@ impl Timers {
     pub(super) fn nobody_behind_writer(&mut self) {
         if let Some(rare) = &mut self.rare {
             rare.writer = Time::NEVER;
+            if rare.is_empty() {
+                self.rare = None;
+            }
         }
+    }
+
+    pub(super) fn watches_writer(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.writer != Time::NEVER)
     }
 
     /// The kernel has taken everything, a ping included.

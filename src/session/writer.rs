@@ -40,8 +40,6 @@ pub struct MessageWriter {
     /// Of a text, to see that it is one.
     text: Utf8,
     stage: Stage,
-    /// Hears when there is room.
-    room: Option<EventListener>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +54,7 @@ enum Stage {
 impl MessageWriter {
     pub(super) fn new(session: Session, kind: Kind) -> Self {
         let (rest, text) = (Bytes::new(), Utf8::default());
-        Self { session, kind, rest, text, stage: Stage::Idle, room: None }
+        Self { session, kind, rest, text, stage: Stage::Idle }
     }
 
     /// Queues more of the message, and waits while as much as may wait is waiting already, or while
@@ -104,21 +102,29 @@ impl MessageWriter {
         if !self.text.is_whole() {
             return Err(WriteError::NotUtf8);
         }
-        poll_fn(|cx| self.poll_push(cx, true)).await
+        let mut room = None;
+        poll_fn(|cx| self.poll_push(cx, &mut room, true)).await
     }
 
     async fn flush(&mut self) -> Result<(), WriteError> {
+        let mut room = None;
         poll_fn(|cx| {
             while !self.rest.is_empty() {
-                ready!(self.poll_push(cx, false))?;
+                ready!(self.poll_push(cx, &mut room, false))?;
             }
             Poll::Ready(if self.stage == Stage::Over { Err(WriteError::Closed) } else { Ok(()) })
         })
         .await
     }
 
-    /// Queues one fragment of what is left; `last`: an empty one that ends the message.
-    fn poll_push(&mut self, cx: &mut Context<'_>, last: bool) -> Poll<Result<(), WriteError>> {
+    /// Queues one fragment of what is left; `last`: an empty one that ends the message. `room` hears when
+    /// there is room; it is the future's, so that one that is dropped no longer waits.
+    fn poll_push(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut Option<EventListener>,
+        last: bool,
+    ) -> Poll<Result<(), WriteError>> {
         if self.stage == Stage::Over {
             return Poll::Ready(Err(WriteError::Closed));
         }
@@ -135,7 +141,7 @@ impl MessageWriter {
                 Ok(()) => {
                     drop(self.rest.split_to(len));
                     self.stage = if last { Stage::Over } else { Stage::Begun };
-                    self.room = None;
+                    *room = None;
                     return Poll::Ready(Ok(()));
                 }
                 Err(Refused::Closed) => {
@@ -145,11 +151,11 @@ impl MessageWriter {
                 Err(Refused::Full) => {}
             }
             // Listening first, then trying again: room that is made in between is not missed.
-            match &mut self.room {
-                None => self.room = Some(member.outbox.room()),
-                Some(room) => {
-                    ready!(Pin::new(room).poll(cx));
-                    self.room = None;
+            match room {
+                None => *room = Some(member.outbox.room()),
+                Some(listener) => {
+                    ready!(Pin::new(listener).poll(cx));
+                    *room = None;
                 }
             }
         }

@@ -55,6 +55,7 @@ impl Link {
     #[cold]
     pub(super) fn close_sent(&mut self, cx: &mut Context<'_>) {
         self.stage = Stage::CloseSent;
+        self.pongs = None;
         let Some(ending) = &mut self.ending else {
             return;
         };
@@ -141,6 +142,9 @@ impl Link {
         if now >= hub.shutdown.deadline() {
             return self.cut();
         }
+        if self.timers.watches_writer() {
+            self.watch_writer();
+        }
         let timer = match self.timers.expired(now, &hub.config.timeouts) {
             None => return,
             Some(Expired::SendPing) => {
@@ -178,6 +182,17 @@ impl Link {
         }
         if let Some(ending) = &mut self.ending {
             ending.timer.get_or_insert(timer);
+        }
+    }
+
+    /// Since when others wait for a message writer. While the peer takes nothing, that is not the
+    /// writer's fault.
+    #[cold]
+    pub(super) fn watch_writer(&mut self) {
+        let outbox = &self.session.member().outbox;
+        match if self.batch.is_some() { None } else { outbox.behind_writer() } {
+            None => self.timers.nobody_behind_writer(),
+            Some(progress) => self.timers.behind_writer(self.worker.now(), progress),
         }
     }
 
@@ -349,6 +364,7 @@ impl Link {
         self.at = 0;
         self.unpay();
         self.batch = None;
+        self.pongs = None;
         let written = std::mem::take(&mut self.written);
         let undelivered = self.session.member().outbox.clear(written);
         let now = self.worker.now();

@@ -7,7 +7,7 @@ mod reading;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::handle::Session;
 use super::incoming::Incoming;
@@ -35,8 +35,8 @@ const FRAMES_PER_TURN: u16 = 256;
 const READS_PER_TURN: u8 = 16;
 
 /// Bytes that may go through the decompressor, and as many through the compressor, before the session
-/// lets the others have their turn: a batch that is to be compressed. What goes beyond it is the rest of
-/// the last message.
+/// lets the others have their turn: a batch that is to be compressed. It is looked at between two messages
+/// and between two batches, so the last of them may go beyond it.
 const DEFLATE_BYTES_PER_TURN: u32 = RAW_BATCH as u32;
 
 /// One session's connection. Owned by its driver, polled by one task.
@@ -174,17 +174,9 @@ impl Link {
 
     /// The same if messages are handed on in parts: the next one that begins.
     pub(super) fn poll_stream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Incoming>> {
-        loop {
-            // The link reads no further before it has been taken.
-            let begun = self.streaming.as_mut().and_then(|streaming| streaming.begun.take());
-            if begun.is_some() {
-                return Poll::Ready(begun);
-            }
-            let polled = self.poll(cx, false).map(|_| None);
-            if self.streaming.as_ref().is_none_or(|streaming| streaming.begun.is_none()) {
-                return polled;
-            }
-        }
+        // No message is whole: it is ready if one has begun, or the session has ended.
+        ready!(self.poll(cx, true));
+        Poll::Ready(self.streaming.as_mut().and_then(|streaming| streaming.begun.take()))
     }
 
     /// Does everything but deliver messages, while a callback is pending; ready when the session
@@ -212,6 +204,9 @@ impl Link {
             }
             if let Some(message) = self.parse(deliver) {
                 return Poll::Ready(Some(message));
+            }
+            if deliver && self.has_begun() {
+                return Poll::Ready(None);
             }
             if self.must_pong() {
                 self.flush(cx);
@@ -263,6 +258,7 @@ impl Link {
         if self.stage == Stage::Done {
             return Poll::Ready(None);
         }
+        self.watch_writer();
         self.begin_turn();
         self.worker.yield_turn();
         Poll::Pending

@@ -158,6 +158,12 @@ impl Link {
             && matches!(self.stage, Stage::Open | Stage::Closing)
     }
 
+    /// A message has begun, and the handler has not been given it.
+    #[inline]
+    pub(super) fn has_begun(&self) -> bool {
+        self.streaming.as_ref().is_some_and(|streaming| streaming.begun.is_some())
+    }
+
     /// One message is read ahead while the handler works, and then the peer has to wait. When the
     /// session is closing, only its close frame matters.
     #[inline]
@@ -191,6 +197,8 @@ impl Link {
         match event {
             // Messages have been handled where they are parsed.
             Event::Message(_) | Event::Part(_) => {}
+            // Nothing may follow a close frame.
+            Event::Ping(_) if matches!(self.stage, Stage::CloseSent | Stage::ClosingBatch) => {}
             Event::Ping(payload) => {
                 let pongs = self.pongs.get_or_insert_default();
                 if self.batch.is_some() {
