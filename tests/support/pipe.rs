@@ -68,6 +68,21 @@ impl Pipe {
         sent
     }
 
+    /// Reads and forgets what has arrived so far. False at the end of the stream.
+    pub fn discard(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        loop {
+            match within(future::poll_once(self.stream.read(&mut bytes))) {
+                None => return true,
+                Some(read) => {
+                    if read.expect("bytes or the end") == 0 {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
     pub fn send_frame(&mut self, opcode: u8, payload: &[u8]) {
         self.send(&frame(true, opcode, payload));
     }
