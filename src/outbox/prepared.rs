@@ -96,12 +96,7 @@ impl fmt::Debug for Prepared {
 mod tests {
     use super::*;
 
-    const SHARED: Agreement = Agreement {
-        server_takeover: false,
-        client_takeover: false,
-        server_window_bits: 15,
-        client_window_bits: 15,
-    };
+    const SHARED: Agreement = Agreement::SHARED;
 
     #[test]
     fn a_frame_is_made_once_for_each_window() {

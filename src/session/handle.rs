@@ -114,7 +114,8 @@ impl Session {
     }
 
     /// Queues a message that goes to many sessions, if there is room now; it is encoded and compressed
-    /// once for all of them. Never waits.
+    /// once for all of them. Never waits for a peer; where others send the same message at the same
+    /// moment, for the one of them that compresses it.
     ///
     /// # Errors
     ///

@@ -31,6 +31,17 @@ impl Agreement {
     }
 }
 
+#[cfg(test)]
+impl Agreement {
+    /// Without context takeover, with the largest windows.
+    pub(crate) const SHARED: Self = Self {
+        server_takeover: false,
+        client_takeover: false,
+        server_window_bits: MAX_WINDOW_BITS,
+        client_window_bits: MAX_WINDOW_BITS,
+    };
+}
+
 /// What a session keeps from message to message; nothing without context takeover.
 #[derive(Default)]
 pub(crate) struct Contexts {
@@ -302,12 +313,7 @@ impl Inflater {
 mod tests {
     use super::*;
 
-    const SHARED: Agreement = Agreement {
-        server_takeover: false,
-        client_takeover: false,
-        server_window_bits: 15,
-        client_window_bits: 15,
-    };
+    const SHARED: Agreement = Agreement::SHARED;
     const DEDICATED: Agreement =
         Agreement { server_takeover: true, client_takeover: true, ..SHARED };
 

@@ -1131,12 +1131,8 @@ fn in_parts_the_same_is_refused_however_it_is_cut() {
 #[test]
 fn in_parts_a_compressed_stream_says_the_same_however_it_is_cut() {
     for client_takeover in [false, true] {
-        let agreement = Agreement {
-            server_takeover: client_takeover,
-            client_takeover,
-            server_window_bits: 15,
-            client_window_bits: 15,
-        };
+        let agreement =
+            Agreement { server_takeover: client_takeover, client_takeover, ..Agreement::SHARED };
         let bounds = Bounds { deflate: Some(agreement), message_bytes: 1000, ..BOUNDS };
         // RFC 7692 section 7.2.3: each alone, in two frames at every place, and with an empty last one.
         for wire in [
