@@ -51,7 +51,7 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
                 backoff = BACKOFF_MIN;
                 match station.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
                     Some(handshake) => {
-                        let link = IncomingLink::Tcp(fd, peer);
+                        let link = IncomingLink::Socket(fd, peer);
                         station.place(worker, Incoming { link, handshake });
                     }
                     None => turn_away(&fd),

@@ -23,7 +23,7 @@ use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Memory, Tcp, Transport};
+use crate::transport::{Memory, Socket, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -70,7 +70,7 @@ pub(super) struct Incoming {
 }
 
 pub(super) enum IncomingLink {
-    Tcp(OwnedFd, Option<SocketAddr>),
+    Socket(OwnedFd, Option<SocketAddr>),
     Memory(Memory),
 }
 
@@ -378,8 +378,8 @@ impl<H: Handler> Station<H> {
         let Incoming { link, handshake } = incoming;
         let (transport, peer) = match link {
             IncomingLink::Memory(memory) => (Transport::Memory(memory), None),
-            IncomingLink::Tcp(fd, peer) => match Tcp::new(worker, fd) {
-                Ok(tcp) => (Transport::Tcp(tcp), peer),
+            IncomingLink::Socket(fd, peer) => match Socket::new(worker, fd) {
+                Ok(socket) => (Transport::Socket(socket), peer),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
                     return;

@@ -1,22 +1,24 @@
-//! What carries a session's bytes: a TCP socket, or a pipe in memory.
+//! What carries a session's bytes: a socket, or a pipe in memory.
 
+mod listener;
 mod memory;
-mod tcp;
+mod socket;
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub(crate) use listener::Listener;
 pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
 pub(crate) use memory::pair;
-pub(crate) use tcp::{Listener, Tcp};
+pub(crate) use socket::Socket;
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
 /// wait. One task at a time polls it.
 ///
 /// An enum and not a trait object: every idle session would pay for the box.
 pub(crate) enum Transport {
-    Tcp(Tcp),
+    Socket(Socket),
     Memory(Memory),
 }
 
@@ -25,7 +27,7 @@ impl Transport {
     #[inline]
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_readable(),
+            Self::Socket(socket) => socket.poll_readable(),
             Self::Memory(memory) => memory.poll_readable(cx),
         }
     }
@@ -40,7 +42,7 @@ impl Transport {
         buffer: &mut Vec<u8>,
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_read(buffer),
+            Self::Socket(socket) => socket.poll_read(buffer),
             Self::Memory(memory) => memory.poll_read(cx, buffer),
         }
     }
@@ -53,7 +55,7 @@ impl Transport {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(tcp) => tcp.poll_write(slices),
+            Self::Socket(socket) => socket.poll_write(slices),
             Self::Memory(memory) => memory.poll_write(cx, slices),
         }
     }
@@ -61,7 +63,7 @@ impl Transport {
     /// Sends the end of the stream; the peer can still send.
     pub(crate) fn close_write(&mut self) {
         match self {
-            Self::Tcp(tcp) => tcp.close_write(),
+            Self::Socket(socket) => socket.close_write(),
             Self::Memory(memory) => memory.close_write(),
         }
     }
