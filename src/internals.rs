@@ -12,6 +12,7 @@ use crate::http::head::HeadScanner;
 use crate::http::refusal::Refusal;
 use crate::http::{Request, Upgrade, extensions, response, upgrade};
 use crate::message::{Kind, Message};
+use crate::transport::Peer;
 use crate::ws::{self, Bounds, Codec, Contexts};
 
 /// What both sides agreed on about permessage-deflate.
@@ -240,7 +241,8 @@ pub struct Accepted {
 ///
 /// The request is refused.
 pub fn handshake(head: &[u8], config: &Config) -> Result<Accepted, Refused> {
-    let request = Request::parse(head.to_vec(), None, 64).map_err(|it| Refused::new(it, false))?;
+    let request =
+        Request::parse(head.to_vec(), Peer::Memory, 64).map_err(|it| Refused::new(it, false))?;
     let head_only = request.method() == "HEAD";
     let checked = || {
         config.origins.check(&request)?;

@@ -29,7 +29,7 @@ pub use session::{
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
-pub use transport::MemoryStream;
+pub use transport::{MemoryStream, Peer};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,9 +20,9 @@ use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
-use crate::hub::{Full, Hub, Membership, Profile};
+use crate::hub::{Address, Full, Hub, Membership, Profile};
 use crate::session::Handler;
-use crate::transport::Transport;
+use crate::transport::{Peer, Transport};
 
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
@@ -52,7 +51,7 @@ pub(crate) struct Door<'a, H> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) hub: &'a Arc<Hub>,
     pub(crate) handler: &'a H,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Peer,
     /// The request was a HEAD: its answer has no body.
     head_only: Cell<bool>,
     /// The 101 has begun to leave.
@@ -77,7 +76,7 @@ impl<'a, H: Handler> Door<'a, H> {
         worker: &'a Rc<Worker>,
         hub: &'a Arc<Hub>,
         handler: &'a H,
-        peer: Option<SocketAddr>,
+        peer: Peer,
     ) -> Self {
         Self { worker, hub, handler, peer, head_only: Cell::default(), answering: Cell::default() }
     }
@@ -140,8 +139,7 @@ impl<'a, H: Handler> Door<'a, H> {
         self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
         let extensions = extensions::negotiate(&request, &self.hub.config)?;
-        let address = self.peer.map(|peer| peer.ip());
-        let place = self.hub.limits.session(address).map_err(full)?;
+        let place = self.hub.limits.session(Address::of(self.peer)).map_err(full)?;
         // Called inside of the guard: a panic may come before there is a future.
         let accept = AssertUnwindSafe(async { self.handler.accept(&request).await });
         let upgrade = match accept.catch_unwind().await {
@@ -160,7 +158,8 @@ impl<'a, H: Handler> Door<'a, H> {
             return Err(refusal.into());
         }
         // Before the client can know of it: whoever has seen the 101 finds the session.
-        let profile = Profile::new(self.peer, request.target(), upgrade.subprotocol, upgrade.data);
+        let profile =
+            Profile::new(self.peer, None, request.target(), upgrade.subprotocol, upgrade.data);
         let membership = self.hub.open(profile, extensions.deflate, place, self.worker.now());
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
@@ -273,8 +272,8 @@ impl<'a, H: Handler> Door<'a, H> {
         .await
     }
 
-    fn name(&self) -> String {
-        self.peer.map_or_else(|| "in-memory connection".to_owned(), |peer| peer.to_string())
+    fn name(&self) -> Peer {
+        self.peer
     }
 }
 

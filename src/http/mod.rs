@@ -37,12 +37,13 @@ mod tests {
     use super::head::HeadScanner;
     use super::refusal::Refusal;
     use super::request::Request;
+    use crate::transport::Peer;
 
     /// What the connection does with the bytes of one head: scan, then parse.
     pub(super) fn read(head: &[u8]) -> Result<Request, Refusal> {
         let len =
             HeadScanner::default().scan(head, 8 * 1024)?.expect("the head of a test is complete");
         assert_eq!(len, head.len(), "the head of a test has nothing after it");
-        Request::parse(head.to_vec(), None, 64)
+        Request::parse(head.to_vec(), Peer::Memory, 64)
     }
 }

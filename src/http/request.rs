@@ -10,6 +10,7 @@ use ::http::Method;
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
+use crate::transport::Peer;
 
 /// How many headers are kept at most. A browser sends about 15 and proxies add some; the room for
 /// parsing this many is 2 KiB of stack.
@@ -30,7 +31,7 @@ pub struct Request {
     path: Span,
     host: Span,
     fields: Vec<Field>,
-    peer: Option<SocketAddr>,
+    peer: Peer,
 }
 
 impl Request {
@@ -120,9 +121,16 @@ impl Request {
 
     /// The address of the peer at the other end of the socket: the proxy, if there is one in front.
     ///
-    /// `None` for Unix sockets and in-memory connections.
+    /// `None` for Unix sockets, in-memory connections, and streams that were served without an
+    /// address; [`peer`](Self::peer) tells them apart.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer.addr()
+    }
+
+    /// The peer at the other end of the connection, which is the proxy, if there is one in front.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
         self.peer
     }
 
@@ -147,11 +155,7 @@ impl Request {
     ///
     /// 431 for too many headers; 400 for everything else that is not exactly one HTTP/1.1 request
     /// in origin form.
-    pub(crate) fn parse(
-        head: Vec<u8>,
-        peer: Option<SocketAddr>,
-        max_headers: usize,
-    ) -> Result<Self, Refusal> {
+    pub(crate) fn parse(head: Vec<u8>, peer: Peer, max_headers: usize) -> Result<Self, Refusal> {
         if u32::try_from(head.len()).is_err() {
             return Err(Refusal::head_too_large("the request head is longer than 4 GiB"));
         }
@@ -232,7 +236,7 @@ impl fmt::Debug for Request {
             .field("method", &self.method)
             .field("path", &self.path())
             .field("host", &self.text(self.host))
-            .field("peer_addr", &self.peer)
+            .field("peer", &format_args!("{}", self.peer))
             .finish_non_exhaustive()
     }
 }
@@ -396,7 +400,7 @@ mod tests {
         let head = b"GET /chat/room?name=a%20b&x=? HTTP/1.1\r\nHost: example.com:8080\r\nX-One:  padded \t\r\nx-one: two\r\n\
             Origin: http://example.com\r\nX-Empty:\r\n\r\n";
         let peer = "10.0.0.9:4000".parse().unwrap();
-        let request = Request::parse(head.to_vec(), Some(peer), 64).unwrap();
+        let request = Request::parse(head.to_vec(), Peer::Tcp(peer), 64).unwrap();
         assert_eq!(request.method(), Method::GET);
         assert_eq!(request.target(), "/chat/room?name=a%20b&x=?");
         assert_eq!(request.path(), "/chat/room");
@@ -555,7 +559,7 @@ mod tests {
             with(b" X: a\r\n"),
             b"GET / HTTP/1.1\r\n Host: a\r\n\r\n".to_vec(),
         ] {
-            assert!(Request::parse(head, None, 64).is_err());
+            assert!(Request::parse(head, Peer::Memory, 64).is_err());
         }
     }
 
@@ -627,26 +631,26 @@ mod tests {
 
     #[test]
     fn the_bound_on_headers_can_be_lower_but_not_higher() {
-        assert!(Request::parse(with(b"X: y\r\n"), None, 2).is_ok());
+        assert!(Request::parse(with(b"X: y\r\n"), Peer::Memory, 2).is_ok());
         assert!(
-            Request::parse(with(b"X: y\r\n"), None, 1)
+            Request::parse(with(b"X: y\r\n"), Peer::Memory, 1)
                 .unwrap_err()
                 .reason
                 .contains("more than 1 headers")
         );
-        assert!(Request::parse(with(b""), None, 0).is_err());
-        assert!(Request::parse(with(&b"X: y\r\n".repeat(64)), None, usize::MAX).is_err());
+        assert!(Request::parse(with(b""), Peer::Memory, 0).is_err());
+        assert!(Request::parse(with(&b"X: y\r\n".repeat(64)), Peer::Memory, usize::MAX).is_err());
     }
 
     #[test]
     fn a_head_with_something_behind_it_or_without_its_end_is_refused() {
         let mut long = with(b"");
         long.push(b'x');
-        assert!(Request::parse(long, None, 64).is_err());
+        assert!(Request::parse(long, Peer::Memory, 64).is_err());
         let mut short = with(b"");
         short.pop();
-        assert!(Request::parse(short, None, 64).is_err());
-        assert!(Request::parse(Vec::new(), None, 64).is_err());
+        assert!(Request::parse(short, Peer::Memory, 64).is_err());
+        assert!(Request::parse(Vec::new(), Peer::Memory, 64).is_err());
     }
 
     #[test]

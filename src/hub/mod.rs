@@ -9,7 +9,7 @@ mod registry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) use limits::{Full, Handshake, Limits, Place};
+pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -120,7 +120,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let Member { hub, id, profile, .. } = &*self.0;
         hub.registry.remove(*id);
-        hub.limits.release(profile.peer().map(|peer| peer.ip()));
+        hub.limits.release(profile.address());
         self.0.outbox.clear(Buffered::default());
     }
 }

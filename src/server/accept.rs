@@ -12,6 +12,7 @@ use rustix::net::SendFlags;
 
 use super::crew::{Incoming, IncomingLink, Station};
 use crate::executor::Worker;
+use crate::hub::Address;
 use crate::session::Handler;
 use crate::transport::Listener;
 
@@ -49,10 +50,10 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
         match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match station.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
+                match station.crew.hub.limits.handshake(Address::of(peer)) {
                     Some(handshake) => {
-                        let link = IncomingLink::Socket(fd, peer);
-                        station.place(worker, Incoming { link, handshake });
+                        let link = IncomingLink::Socket(fd);
+                        station.place(worker, Incoming { link, peer, handshake });
                     }
                     None => turn_away(&fd),
                 }

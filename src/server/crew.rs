@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Memory, Socket, Transport};
+use crate::transport::{Memory, Peer, Socket, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -66,11 +66,12 @@ struct Post {
 /// A new connection.
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
+    pub(super) peer: Peer,
     pub(super) handshake: hub::Handshake,
 }
 
 pub(super) enum IncomingLink {
-    Socket(OwnedFd, Option<SocketAddr>),
+    Socket(OwnedFd),
     Memory(Memory),
 }
 
@@ -375,11 +376,11 @@ impl<H: Handler> Station<H> {
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
-        let Incoming { link, handshake } = incoming;
-        let (transport, peer) = match link {
-            IncomingLink::Memory(memory) => (Transport::Memory(memory), None),
-            IncomingLink::Socket(fd, peer) => match Socket::new(worker, fd) {
-                Ok(socket) => (Transport::Socket(socket), peer),
+        let Incoming { link, peer, handshake } = incoming;
+        let transport = match link {
+            IncomingLink::Memory(memory) => Transport::Memory(memory),
+            IncomingLink::Socket(fd) => match Socket::new(worker, fd) {
+                Ok(socket) => Transport::Socket(socket),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
                     return;
@@ -412,7 +413,7 @@ impl Drop for Leave {
 /// A connection before its handshake.
 struct Arrival {
     transport: Transport,
-    peer: Option<SocketAddr>,
+    peer: Peer,
     handshake: hub::Handshake,
 }
 
@@ -464,7 +465,7 @@ async fn open<H: Handler>(
         "session {}: open on worker {}, from {} for {}; {} sessions",
         member.id,
         worker.index(),
-        peer.map_or_else(|| "memory".to_owned(), |peer| peer.to_string()),
+        peer,
         member.profile.target(),
         hub.count(),
     );

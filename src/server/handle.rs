@@ -10,7 +10,7 @@ use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::transport::{MemoryStream, pair};
+use crate::transport::{MemoryStream, Peer, pair};
 
 /// A running server, for the program that embeds it.
 ///
@@ -96,7 +96,7 @@ impl ServerHandle {
             return Err(refused(std::io::ErrorKind::WouldBlock));
         };
         let (server, client) = pair();
-        crew.send(Incoming { link: IncomingLink::Memory(server), handshake })
+        crew.send(Incoming { link: IncomingLink::Memory(server), peer: Peer::Memory, handshake })
             .map_err(|_| refused(std::io::ErrorKind::WouldBlock))?;
         Ok(client)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::Peer;
 use crate::executor::{Presumed, Registered, Worker};
 
 /// A listening TCP socket.
@@ -52,7 +53,7 @@ impl Listener {
     /// # Errors
     ///
     /// Any that `accept` has (accept(2)): none of them means that the listener is broken.
-    pub(crate) fn poll_accept(&mut self) -> Poll<io::Result<(OwnedFd, Option<SocketAddr>)>> {
+    pub(crate) fn poll_accept(&mut self) -> Poll<io::Result<(OwnedFd, Peer)>> {
         let source = self.socket.source();
         loop {
             if !source.is_readable() {
@@ -63,7 +64,8 @@ impl Listener {
             match rustix::net::acceptfrom_with(source.fd(), flags) {
                 Ok((fd, address)) => {
                     let address = address.and_then(|address| SocketAddr::try_from(address).ok());
-                    return Poll::Ready(Ok((fd, address.map(unmapped))));
+                    let peer = address.map_or(Peer::Stream, |address| Peer::Tcp(unmapped(address)));
+                    return Poll::Ready(Ok((fd, peer)));
                 }
                 Err(Errno::AGAIN) => source.not_readable(),
                 // The peer has reset before we accepted; the next one may wait behind it.

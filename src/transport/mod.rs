@@ -2,6 +2,7 @@
 
 mod listener;
 mod memory;
+mod peer;
 mod socket;
 
 use std::io::{self, IoSlice};
@@ -11,6 +12,7 @@ pub(crate) use listener::Listener;
 pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
 pub(crate) use memory::pair;
+pub use peer::Peer;
 pub(crate) use socket::Socket;
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
