@@ -23,13 +23,13 @@ pub use http::{OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
-pub use server::{Builder, Report, Server, ServerHandle};
+pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
-pub use transport::{MemoryStream, Peer};
+pub use transport::{ListenAddr, MemoryStream, Peer};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {

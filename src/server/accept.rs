@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use super::crew::{Incoming, IncomingLink, Station};
 use crate::executor::Worker;
 use crate::hub::Address;
 use crate::session::Handler;
-use crate::transport::Listener;
+use crate::transport::{Bound, Listener};
 
 /// Connections accepted before the sessions of this worker have their turn: some 300 µs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -31,9 +30,9 @@ Connection: close\r\nContent-Length: 0\r\n\r\n";
 pub(super) fn spawn<H: Handler>(
     worker: &Rc<Worker>,
     station: &Rc<Station<H>>,
-    listener: TcpListener,
+    bound: Bound,
 ) -> io::Result<()> {
-    let listener = Listener::new(worker, listener)?;
+    let listener = Listener::new(worker, bound)?;
     let (home, station) = (Rc::clone(worker), Rc::clone(station));
     worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.

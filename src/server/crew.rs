@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ use crate::http::front::{Admitted, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Memory, Peer, Socket, Transport};
+use crate::transport::{Bound, Memory, Peer, Socket, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -81,7 +80,7 @@ impl Crew {
     pub(super) fn new<H: Handler>(
         hub: Arc<Hub>,
         handler: H,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Bound>,
         workers: usize,
     ) -> (Arc<Self>, Vec<Duty<H>>) {
         let clock = hub.clock.clone();
@@ -97,7 +96,7 @@ impl Crew {
             finished: Event::new(),
         });
         // Listeners are dealt out like cards.
-        let mut hands: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut hands: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         for (i, listener) in listeners.into_iter().enumerate() {
             hands[i % workers].push(listener);
         }
@@ -232,7 +231,7 @@ impl Crew {
 /// What one worker has to do.
 pub(super) struct Duty<H> {
     station: Station<H>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Bound>,
     intake: Receiver<Incoming>,
 }
 
@@ -269,7 +268,7 @@ impl<H: Handler> Station<H> {
     /// A worker that listens; if it cannot, nothing is left of it.
     fn prepare(
         self: &Rc<Self>,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Bound>,
         interrupts: Option<&Interrupts>,
     ) -> io::Result<(Rc<Worker>, Option<Registered>)> {
         let worker = Worker::new(self.index, self.clock.clone())?;

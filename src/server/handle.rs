@@ -10,7 +10,7 @@ use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::transport::{MemoryStream, Peer, pair};
+use crate::transport::{ListenAddr, MemoryStream, Peer, pair};
 
 /// A running server, for the program that embeds it.
 ///
@@ -23,6 +23,7 @@ pub struct ServerHandle(Arc<Inner>);
 struct Inner {
     crew: Arc<Crew>,
     addresses: Vec<SocketAddr>,
+    listeners: Vec<ListenAddr>,
     signals: Mutex<Signals>,
 }
 
@@ -45,24 +46,39 @@ impl Drop for Inner {
 }
 
 impl ServerHandle {
-    pub(super) fn new(crew: Arc<Crew>, addresses: Vec<SocketAddr>) -> Self {
-        Self(Arc::new(Inner { crew, addresses, signals: Mutex::default() }))
+    pub(super) fn new(crew: Arc<Crew>, listeners: Vec<ListenAddr>) -> Self {
+        let tcp = |it: &ListenAddr| match it {
+            ListenAddr::Tcp(addr) => Some(*addr),
+            ListenAddr::Unix(_) => None,
+        };
+        let addresses = listeners.iter().filter_map(tcp).collect();
+        Self(Arc::new(Inner { crew, addresses, listeners, signals: Mutex::default() }))
     }
 
-    /// The address of the first listener, with the port that the system has given it.
+    /// The address of the first TCP listener, with the port that the system has given it.
     ///
     /// # Panics
     ///
-    /// If the server was built without an address; use [`local_addrs`](Self::local_addrs) then.
+    /// If the server has no TCP listener; use [`listeners`](Self::listeners) then.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        *self.0.addresses.first().expect("the server listens on no address: call `bind`")
+        *self
+            .0
+            .addresses
+            .first()
+            .expect("the server has no TCP listener: call `bind`, or look at `listeners()`")
     }
 
-    /// The addresses of all listeners, in the order in which they were asked for.
+    /// The addresses of all TCP listeners, in the order in which they were asked for.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.0.addresses
+    }
+
+    /// Where the server listens, in the order in which it was asked for: TCP and Unix.
+    #[must_use]
+    pub fn listeners(&self) -> &[ListenAddr] {
+        &self.0.listeners
     }
 
     /// The open sessions.
@@ -169,7 +185,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("addresses", &self.0.addresses)
+            .field("listeners", &self.0.listeners)
             .field("sessions", &self.sessions().count())
             .field("shutdown", &self.shutdown())
             .finish()

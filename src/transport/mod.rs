@@ -4,11 +4,13 @@ mod listener;
 mod memory;
 mod peer;
 mod socket;
+mod unix;
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
-pub(crate) use listener::Listener;
+pub use listener::ListenAddr;
+pub(crate) use listener::{Bound, Listener};
 pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
 pub(crate) use memory::pair;
