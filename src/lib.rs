@@ -19,7 +19,7 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
-pub use http::{OriginPolicy, Request, Response, Upgrade};
+pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};

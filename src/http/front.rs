@@ -14,6 +14,7 @@ use ::http::{Method, StatusCode};
 use futures_lite::{FutureExt, future};
 
 use super::extensions;
+use super::handover::Handed;
 use super::head::HeadScanner;
 use super::refusal::Refusal;
 use super::request::Request;
@@ -21,8 +22,10 @@ use super::response::{self, Response};
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
 use crate::hub::{Address, Full, Hub, Membership, Profile};
+use crate::message::CloseCode;
 use crate::session::Handler;
 use crate::transport::{Peer, Transport};
+use crate::ws::{CloseFrame, Header, Opcode, close_payload};
 
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
@@ -117,6 +120,39 @@ impl<'a, H: Handler> Door<'a, H> {
             }
             Err(Outcome::Refused(response)) => {
                 self.refuse(transport, &response).await;
+                None
+            }
+        }
+    }
+
+    /// Takes over a connection that has got its 101 already. `None`: there is no session, and the client
+    /// has been told so by a close frame, the only answer that is left.
+    pub(crate) async fn take_over(
+        &self,
+        transport: &mut Transport,
+        handed: Handed,
+    ) -> Option<Admitted> {
+        let place = if self.hub.shutdown.is_stopping() {
+            Err((CloseCode::GOING_AWAY, "the server is stopping"))
+        } else {
+            let place = self.hub.limits.session(Address::of(self.peer));
+            // Try again later (1013), as a 503 or a 429 would say.
+            place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
+        };
+        match place {
+            Ok(place) => {
+                let Handed { target, subprotocol, data, read_ahead } = handed;
+                let profile = Profile::new(self.peer, None, &target, subprotocol, data);
+                let membership = self.hub.open(profile, None, place, self.worker.now());
+                Some(Admitted { membership, input: read_ahead })
+            }
+            Err((code, reason)) => {
+                log::debug!("{}: an upgraded connection is closed: {reason}", self.name());
+                let payload = close_payload(&CloseFrame::new(code, reason));
+                let mut frame = Vec::new();
+                Header::new(Opcode::Close, payload.len()).append_to(&mut frame);
+                frame.extend_from_slice(&payload);
+                self.farewell(transport, &frame).await;
                 None
             }
         }
@@ -242,8 +278,13 @@ impl<'a, H: Handler> Door<'a, H> {
         );
         let mut bytes = Vec::new();
         response::encode(response, self.head_only.get(), &mut bytes);
+        self.farewell(transport, &bytes).await;
+    }
+
+    /// Writes the last bytes of a connection and waits a moment for the peer to have read them.
+    async fn farewell(&self, transport: &mut Transport, bytes: &[u8]) {
         let farewell = async {
-            if write_all(transport, &bytes).await.is_err() {
+            if write_all(transport, bytes).await.is_err() {
                 return;
             }
             transport.close_write();
@@ -292,7 +333,14 @@ async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()
 /// What a client is told that finds no place.
 fn full(full: Full) -> Refusal {
     match full {
-        Full::Sessions => Refusal::unavailable("the server has as many sessions as it may have"),
-        Full::Address => Refusal::too_many_requests("too many sessions from this address"),
+        Full::Sessions => Refusal::unavailable(full_text(full)),
+        Full::Address => Refusal::too_many_requests(full_text(full)),
+    }
+}
+
+fn full_text(full: Full) -> &'static str {
+    match full {
+        Full::Sessions => "the server has as many sessions as it may have",
+        Full::Address => "too many sessions from this address",
     }
 }

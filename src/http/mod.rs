@@ -10,6 +10,7 @@
 //! | `request` | what does it say? One strict parse into a [`Request`] |
 //! | `origin` | may a page of that origin talk to us? [`OriginPolicy`] |
 //! | `upgrade` | is it a WebSocket handshake by RFC 6455 section 4.2.1, and what is the 101 answer? [`Upgrade`] |
+//! | `handover` | what does another HTTP server say of a connection that it has upgraded? [`Handover`] |
 //! | `response`, `refusal` | any other answer, and the sentence that says why |
 //!
 //! The input is hostile. Whatever two HTTP implementations might read differently (bare line feeds,
@@ -19,6 +20,7 @@
 mod authority;
 pub(crate) mod extensions;
 pub(crate) mod front;
+pub(crate) mod handover;
 pub(crate) mod head;
 pub(crate) mod origin;
 pub(crate) mod refusal;
@@ -27,6 +29,7 @@ pub(crate) mod response;
 mod token;
 pub(crate) mod upgrade;
 
+pub use handover::Handover;
 pub use origin::OriginPolicy;
 pub use request::Request;
 pub use response::Response;

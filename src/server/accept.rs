@@ -52,7 +52,7 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
                 match station.crew.hub.limits.handshake(Address::of(peer)) {
                     Some(handshake) => {
                         let link = IncomingLink::Socket(fd);
-                        station.place(worker, Incoming { link, peer, handshake });
+                        station.place(worker, Incoming { link, peer, handed: None, handshake });
                     }
                     None => turn_away(&fd),
                 }

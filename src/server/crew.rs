@@ -19,10 +19,11 @@ use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
 use crate::http::front::{Admitted, Door};
+use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Bound, Memory, Peer, Socket, Transport};
+use crate::transport::{Bound, Memory, Peer, Socket, Stream, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -66,12 +67,15 @@ struct Post {
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
     pub(super) peer: Peer,
+    /// It has been upgraded already.
+    pub(super) handed: Option<Box<Handed>>,
     pub(super) handshake: hub::Handshake,
 }
 
 pub(super) enum IncomingLink {
     Socket(OwnedFd),
     Memory(Memory),
+    Stream(Stream),
 }
 
 impl Crew {
@@ -375,9 +379,10 @@ impl<H: Handler> Station<H> {
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
-        let Incoming { link, peer, handshake } = incoming;
+        let Incoming { link, peer, handed, handshake } = incoming;
         let transport = match link {
             IncomingLink::Memory(memory) => Transport::Memory(memory),
+            IncomingLink::Stream(stream) => Transport::Stream(stream),
             IncomingLink::Socket(fd) => match Socket::new(worker, fd) {
                 Ok(socket) => Transport::Socket(socket),
                 Err(error) => {
@@ -386,7 +391,7 @@ impl<H: Handler> Station<H> {
                 }
             },
         };
-        let arrival = Box::new(Arrival { transport, peer, handshake });
+        let arrival = Box::new(Arrival { transport, peer, handed, handshake });
         worker.spawn(connection(Rc::clone(worker), load, arrival));
     }
 }
@@ -413,6 +418,7 @@ impl Drop for Leave {
 struct Arrival {
     transport: Transport,
     peer: Peer,
+    handed: Option<Box<Handed>>,
     handshake: hub::Handshake,
 }
 
@@ -455,9 +461,12 @@ async fn open<H: Handler>(
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { mut transport, peer, handshake } = *arrival;
+    let Arrival { mut transport, peer, handed, handshake } = *arrival;
     let door = Door::new(worker, hub, &*station.handler, peer);
-    let Admitted { membership, input } = door.admit(&mut transport).await?;
+    let Admitted { membership, input } = match handed {
+        None => door.admit(&mut transport).await?,
+        Some(handed) => door.take_over(&mut transport, *handed).await?,
+    };
     drop(handshake);
     let member = membership.member();
     log::debug!(

@@ -1,16 +1,22 @@
 //! The handle of a running server.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_lite::{AsyncRead, AsyncWrite};
 
 pub use super::crew::Report;
 use super::crew::{Crew, Incoming, IncomingLink};
 use super::signals::Listening;
 use crate::error::{Error, Result};
+use crate::http::Handover;
+use crate::http::handover::Handed;
+use crate::hub::Address;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::transport::{ListenAddr, MemoryStream, Peer, pair};
+use crate::transport::{ListenAddr, MemoryStream, Peer, Stream, pair};
 
 /// A running server, for the program that embeds it.
 ///
@@ -100,21 +106,89 @@ impl ServerHandle {
     ///
     /// [`Error::System`] if the server is stopping, or has so many new connections that they wait.
     pub fn connect(&self) -> Result<MemoryStream> {
-        let refused = |kind: std::io::ErrorKind| Error::System {
-            what: "cannot connect to the server in memory",
-            source: kind.into(),
-        };
+        let (server, client) = pair();
+        let link = IncomingLink::Memory(server);
+        self.send(link, Peer::Memory, None, "cannot connect to the server in memory")?;
+        Ok(client)
+    }
+
+    /// Serves a client at the other end of any byte stream: a serial line, a tunnel, a TLS session of your
+    /// own. It begins with an HTTP request, as on every other connection.
+    ///
+    /// The stream lives and is dropped on a worker, and its wakers are called from wherever the stream
+    /// does that. What is written to it is flushed; at the end it is closed, and dropped. It counts in
+    /// the limits but in those of an address, for it has none ([`serve_from`](Self::serve_from)), and it
+    /// ends when the server stops.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the server is stopping (`ConnectionRefused`), or has so many new connections
+    /// that they wait (`WouldBlock`). The stream has been dropped then.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Result<()> {
+        self.send_stream(stream, Peer::Stream, None)
+    }
+
+    /// The same for a stream whose other end has an address: it becomes the
+    /// [`peer_addr`](crate::Session::peer_addr), the limits of an address hold for it, and so does what
+    /// [`Config::proxies`](crate::config::Config::proxies) says of it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve`](Self::serve).
+    pub fn serve_from(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: SocketAddr,
+    ) -> Result<()> {
+        self.send_stream(stream, Peer::Tcp(peer), None)
+    }
+
+    /// Serves a stream that another HTTP server has upgraded: it has answered 101 to a WebSocket
+    /// handshake (RFC 6455 section 4.2.2), and the next bytes are frames.
+    ///
+    /// The application's `accept` is not asked, and the origin is not looked at: whoever upgraded the
+    /// stream has accepted. If there is no place for the session the client is told so by a close
+    /// frame with 1013, while the server stops by one with 1001.
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve`](Self::serve).
+    pub fn serve_upgraded(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        handover: Handover,
+    ) -> Result<()> {
+        let peer = handover.peer();
+        self.send_stream(stream, peer, Some(Box::new(handover.into_parts())))
+    }
+
+    fn send_stream(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: Peer,
+        handed: Option<Box<Handed>>,
+    ) -> Result<()> {
+        let link = IncomingLink::Stream(Stream::new(stream));
+        self.send(link, peer, handed, "cannot serve a stream")
+    }
+
+    fn send(
+        &self,
+        link: IncomingLink,
+        peer: Peer,
+        handed: Option<Box<Handed>>,
+        what: &'static str,
+    ) -> Result<()> {
+        let refused = |kind: ErrorKind| Error::System { what, source: kind.into() };
         let crew = &self.0.crew;
         if crew.hub.shutdown.is_stopping() {
-            return Err(refused(std::io::ErrorKind::ConnectionRefused));
+            return Err(refused(ErrorKind::ConnectionRefused));
         }
-        let Some(handshake) = crew.hub.limits.handshake(None) else {
-            return Err(refused(std::io::ErrorKind::WouldBlock));
+        let Some(handshake) = crew.hub.limits.handshake(Address::of(peer)) else {
+            return Err(refused(ErrorKind::WouldBlock));
         };
-        let (server, client) = pair();
-        crew.send(Incoming { link: IncomingLink::Memory(server), peer: Peer::Memory, handshake })
-            .map_err(|_| refused(std::io::ErrorKind::WouldBlock))?;
-        Ok(client)
+        crew.send(Incoming { link, peer, handed, handshake })
+            .map_err(|_| refused(ErrorKind::WouldBlock))
     }
 
     /// A worker listens to the signals.

@@ -1,9 +1,10 @@
-//! What carries a session's bytes: a socket, or a pipe in memory.
+//! What carries a session's bytes: a socket, a pipe in memory, or any byte stream.
 
 mod listener;
 mod memory;
 mod peer;
 mod socket;
+mod stream;
 mod unix;
 
 use std::io::{self, IoSlice};
@@ -16,6 +17,7 @@ pub use memory::MemoryStream;
 pub(crate) use memory::pair;
 pub use peer::Peer;
 pub(crate) use socket::Socket;
+pub(crate) use stream::Stream;
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
 /// wait. One task at a time polls it.
@@ -24,15 +26,27 @@ pub(crate) use socket::Socket;
 pub(crate) enum Transport {
     Socket(Socket),
     Memory(Memory),
+    Stream(Stream),
 }
 
 impl Transport {
-    /// Ready when a read may bring something, so that a buffer is worth borrowing.
+    /// Ready when a read may bring something, so that a buffer is worth borrowing. A read may still
+    /// find nothing.
     #[inline]
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Socket(socket) => socket.poll_readable(),
             Self::Memory(memory) => memory.poll_readable(cx),
+            Self::Stream(stream) => stream.poll_readable(),
+        }
+    }
+
+    /// Ready when something has arrived, or the end of the stream, and closing now would lose what
+    /// has been sent. Only for who reads no further: what there is may be thrown away.
+    pub(crate) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Stream(stream) => stream.poll_unread(cx),
+            Self::Socket(_) | Self::Memory(_) => self.poll_readable(cx),
         }
     }
 
@@ -48,10 +62,12 @@ impl Transport {
         match self {
             Self::Socket(socket) => socket.poll_read(buffer),
             Self::Memory(memory) => memory.poll_read(cx, buffer),
+            Self::Stream(stream) => stream.poll_read(cx, buffer),
         }
     }
 
-    /// Writes the beginning of `slices`, and says how much of it.
+    /// Writes the beginning of `slices`, and says how much of it. After `Pending` the next call begins
+    /// with the same bytes.
     #[inline]
     pub(crate) fn poll_write(
         &mut self,
@@ -61,6 +77,7 @@ impl Transport {
         match self {
             Self::Socket(socket) => socket.poll_write(slices),
             Self::Memory(memory) => memory.poll_write(cx, slices),
+            Self::Stream(stream) => stream.poll_write(cx, slices),
         }
     }
 
@@ -69,6 +86,7 @@ impl Transport {
         match self {
             Self::Socket(socket) => socket.close_write(),
             Self::Memory(memory) => memory.close_write(),
+            Self::Stream(stream) => stream.close_write(),
         }
     }
 }
