@@ -88,6 +88,41 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Serves all sockets that the service manager has opened for this process: systemd's socket
+    /// activation (sd_listen_fds(3)), TCP and Unix. They keep the options they have (systemd:
+    /// `NoDelay=true`, `Backlog=`), and the files of Unix sockets are left.
+    ///
+    /// `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are read when the server starts. They count only if
+    /// `LISTEN_PID` is this process; then **`LISTEN_PID` and `LISTEN_FDS` are removed from the
+    /// environment**, so that no child process takes the descriptors for its own. Start the server before
+    /// other threads that read the environment from C, as the standard library asks of everybody who
+    /// [changes it](std::env::set_var).
+    ///
+    /// The process has each socket once: what one server has taken the next does not get, and what no
+    /// server asks for is left alone. Do not let another library take them as well.
+    ///
+    /// Passed sockets that are missing are an error at `start`. For a program that binds by itself when it
+    /// is started by hand:
+    ///
+    /// ```
+    /// # use coracle::Server;
+    /// let server = match std::env::var_os("LISTEN_FDS") {
+    ///     Some(_) => Server::builder().listen_fds(),
+    ///     None => Server::builder().bind("127.0.0.1:9001"),
+    /// };
+    /// ```
+    pub fn listen_fds(mut self) -> Self {
+        self.listeners.push(Source::Inherited(None));
+        self
+    }
+
+    /// The same for the sockets of one name (systemd: `FileDescriptorName=`), if the process gets
+    /// others, too.
+    pub fn listen_fds_named(mut self, name: impl Into<String>) -> Self {
+        self.listeners.push(Source::Inherited(Some(name.into())));
+        self
+    }
+
     /// Replaces the whole configuration.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;

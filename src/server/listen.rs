@@ -6,6 +6,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::inherited;
 use crate::error::{Error, Result};
 use crate::transport::Bound;
 
@@ -100,6 +101,8 @@ pub(super) enum Source {
     Tcp(TcpListener),
     Path(UnixSocket),
     Unix(UnixListener),
+    /// What the service manager has passed under this name, or all of it.
+    Inherited(Option<String>),
 }
 
 impl Source {
@@ -119,6 +122,10 @@ impl Source {
             Self::Tcp(listener) => adopted(Bound::adopt_tcp(listener))?,
             Self::Path(socket) => socket.listen(backlog)?,
             Self::Unix(listener) => adopted(Bound::adopt_unix(listener))?,
+            Self::Inherited(name) => {
+                listeners.extend(inherited::take(name.as_deref())?);
+                return Ok(());
+            }
         });
         Ok(())
     }

@@ -4,6 +4,7 @@ mod accept;
 mod builder;
 mod crew;
 mod handle;
+mod inherited;
 mod listen;
 mod signals;
 
