@@ -9,6 +9,7 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod message;
+mod network;
 mod outbox;
 mod server;
 mod session;

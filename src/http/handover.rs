@@ -2,11 +2,14 @@
 
 use std::any::Any;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use ::http::HeaderValue;
 use ::http::request::Parts;
 
+use super::forwarded;
+use crate::config::{ForwardedHeader, Proxies};
 use crate::transport::Peer;
 
 /// What another HTTP server hands over together with a stream that it has already upgraded; for
@@ -22,18 +25,25 @@ pub struct Handover {
     subprotocol: Option<String>,
     data: Option<Arc<dyn Any + Send + Sync>>,
     read_ahead: Vec<u8>,
+    /// What proxies have said about the client, by each of the headers.
+    x_forwarded_for: Vec<HeaderValue>,
+    forwarded: Vec<HeaderValue>,
 }
 
 impl Handover {
-    /// The request that was answered with a 101. Its path and query become the session's.
+    /// The request that was answered with a 101. Its path and query become the session's, and what
+    /// trusted [proxies](crate::config::Proxies) say in it about the client is believed.
     pub fn new(request: &Parts) -> Self {
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        let all = |name| request.headers.get_all(forwarded::name(name)).iter().cloned().collect();
         Self {
             target: target.into(),
             peer: Peer::Stream,
             subprotocol: None,
             data: None,
             read_ahead: Vec::new(),
+            x_forwarded_for: all(ForwardedHeader::XForwardedFor),
+            forwarded: all(ForwardedHeader::Forwarded),
         }
     }
 
@@ -68,15 +78,23 @@ impl Handover {
         self.peer
     }
 
-    pub(crate) fn into_parts(self) -> Handed {
-        let Self { target, peer: _, subprotocol, data, read_ahead } = self;
-        Handed { target, subprotocol, data, read_ahead }
+    /// The parts, by what the configuration says of proxies.
+    pub(crate) fn into_parts(self, proxies: &Proxies) -> Handed {
+        let lines = match proxies.header {
+            ForwardedHeader::XForwardedFor => &self.x_forwarded_for,
+            ForwardedHeader::Forwarded => &self.forwarded,
+        };
+        let lines = lines.iter().map(HeaderValue::as_bytes);
+        let client = forwarded::client_ip(self.peer, lines, proxies);
+        let Self { target, subprotocol, data, read_ahead, .. } = self;
+        Handed { target, client, subprotocol, data, read_ahead }
     }
 }
 
 /// The parts of a [`Handover`] beside the peer.
 pub(crate) struct Handed {
     pub(crate) target: Box<str>,
+    pub(crate) client: Option<IpAddr>,
     pub(crate) subprotocol: Option<String>,
     pub(crate) data: Option<Arc<dyn Any + Send + Sync>>,
     pub(crate) read_ahead: Vec<u8>,
@@ -92,6 +110,6 @@ impl fmt::Debug for Handover {
             .field("subprotocol", &self.subprotocol)
             .field("data", &self.data.is_some())
             .field("read_ahead", &self.read_ahead.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }

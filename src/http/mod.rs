@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `head` | is the head complete, and could it still be one? (asked after every read) |
 //! | `request` | what does it say? One strict parse into a [`Request`] |
+//! | `forwarded` | who is the client, if proxies stand in between? |
 //! | `origin` | may a page of that origin talk to us? [`OriginPolicy`] |
 //! | `upgrade` | is it a WebSocket handshake by RFC 6455 section 4.2.1, and what is the 101 answer? [`Upgrade`] |
 //! | `handover` | what does another HTTP server say of a connection that it has upgraded? [`Handover`] |
@@ -19,6 +20,7 @@
 
 mod authority;
 pub(crate) mod extensions;
+pub(crate) mod forwarded;
 pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str;
 
 use ::http::Method;
@@ -10,7 +10,7 @@ use ::http::Method;
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
-use crate::transport::Peer;
+use crate::transport::{ClientName, Peer};
 
 /// How many headers are kept at most. A browser sends about 15 and proxies add some; the room for
 /// parsing this many is 2 KiB of stack.
@@ -32,6 +32,7 @@ pub struct Request {
     host: Span,
     fields: Vec<Field>,
     peer: Peer,
+    client: Option<IpAddr>,
 }
 
 impl Request {
@@ -134,6 +135,20 @@ impl Request {
         self.peer
     }
 
+    /// The client's IP address: the peer's, or what [proxies](crate::config::Proxies) say that the
+    /// configuration trusts, by the PROXY protocol or in `X-Forwarded-For` or `Forwarded`.
+    ///
+    /// `None` if neither tells it. It is what the limits of an address count by.
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// Proxies have said who the client is.
+    pub(super) fn set_client_ip(&mut self, client: Option<IpAddr>) {
+        self.client = client;
+    }
+
     /// The subprotocols that the client offers, in its order of preference (RFC 6455 section 1.9).
     ///
     /// They come from all `Sec-WebSocket-Protocol` lines. In a WebSocket handshake each is a token
@@ -211,7 +226,7 @@ impl Request {
             ));
         };
         let (target, path) = (Span::of(target.as_bytes(), &head), Span::of(path.as_bytes(), &head));
-        Ok(Self { method, target, path, host, fields, peer, head })
+        Ok(Self { method, target, path, host, fields, peer, client: peer.ip(), head })
     }
 
     /// All headers, names and values as bytes.
@@ -236,7 +251,7 @@ impl fmt::Debug for Request {
             .field("method", &self.method)
             .field("path", &self.path())
             .field("host", &self.text(self.host))
-            .field("peer", &format_args!("{}", self.peer))
+            .field("peer", &format_args!("{}", ClientName(self.peer, self.client)))
             .finish_non_exhaustive()
     }
 }

@@ -175,6 +175,23 @@ pub(crate) struct Handshake {
     address: Option<Address>,
 }
 
+impl Handshake {
+    /// It turns out to be for this address. False if that has no place for another one.
+    pub(crate) fn attribute(&mut self, address: Address) -> bool {
+        let limits = &self.limits;
+        {
+            let mut addresses = limits.addresses();
+            let taken = addresses.entry(address).or_default();
+            if taken.handshakes >= limits.handshakes_per_address {
+                return false;
+            }
+            taken.handshakes += 1;
+        }
+        limits.leave(self.address.replace(address), |taken| taken.handshakes -= 1);
+        true
+    }
+}
+
 impl Drop for Handshake {
     fn drop(&mut self) {
         self.limits.handshakes.give();
@@ -235,6 +252,13 @@ mod tests {
             assert!(other.is_ok());
             assert!(matches!(limits.session(None), Err(Full::Sessions)));
         }
+        let mut found_out = limits.handshake(None).unwrap();
+        assert!(found_out.attribute(other_ip) && found_out.attribute(ip));
+        let _second = limits.handshake(Some(ip)).unwrap();
+        assert!(limits.handshake(Some(ip)).is_none());
+        let mut third = limits.handshake(None).unwrap();
+        assert!(!third.attribute(ip) && third.attribute(other_ip));
+        drop((found_out, _second, third));
         assert!(limits.addresses.lock().unwrap().is_empty());
         assert_eq!(limits.sessions.taken.load(Ordering::SeqCst), 0);
         assert_eq!(limits.handshakes.taken.load(Ordering::SeqCst), 0);

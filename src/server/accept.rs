@@ -11,7 +11,6 @@ use rustix::net::SendFlags;
 
 use super::crew::{Incoming, IncomingLink, Station};
 use crate::executor::Worker;
-use crate::hub::Address;
 use crate::session::Handler;
 use crate::transport::{Bound, Listener};
 
@@ -49,7 +48,7 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
         match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match station.crew.hub.limits.handshake(Address::of(peer)) {
+                match station.crew.hub.handshake(peer) {
                     Some(handshake) => {
                         let link = IncomingLink::Socket(fd);
                         station.place(worker, Incoming { link, peer, handed: None, handshake });

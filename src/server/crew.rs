@@ -23,7 +23,7 @@ use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Bound, Memory, Peer, Socket, Stream, Transport};
+use crate::transport::{Bound, ClientName, Memory, Peer, Socket, Stream, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -461,10 +461,10 @@ async fn open<H: Handler>(
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { mut transport, peer, handed, handshake } = *arrival;
+    let Arrival { mut transport, peer, handed, mut handshake } = *arrival;
     let door = Door::new(worker, hub, &*station.handler, peer);
     let Admitted { membership, input } = match handed {
-        None => door.admit(&mut transport).await?,
+        None => door.admit(&mut transport, &mut handshake).await?,
         Some(handed) => door.take_over(&mut transport, *handed).await?,
     };
     drop(handshake);
@@ -473,7 +473,7 @@ async fn open<H: Handler>(
         "session {}: open on worker {}, from {} for {}; {} sessions",
         member.id,
         worker.index(),
-        peer,
+        ClientName(member.profile.peer(), member.profile.client_ip()),
         member.profile.target(),
         hub.count(),
     );

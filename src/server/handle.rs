@@ -13,7 +13,6 @@ use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::http::Handover;
 use crate::http::handover::Handed;
-use crate::hub::Address;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::transport::{ListenAddr, MemoryStream, Peer, Stream, pair};
@@ -159,7 +158,8 @@ impl ServerHandle {
         handover: Handover,
     ) -> Result<()> {
         let peer = handover.peer();
-        self.send_stream(stream, peer, Some(Box::new(handover.into_parts())))
+        let handed = handover.into_parts(&self.0.crew.hub.config.proxies);
+        self.send_stream(stream, peer, Some(Box::new(handed)))
     }
 
     fn send_stream(
@@ -184,7 +184,7 @@ impl ServerHandle {
         if crew.hub.shutdown.is_stopping() {
             return Err(refused(ErrorKind::ConnectionRefused));
         }
-        let Some(handshake) = crew.hub.limits.handshake(Address::of(peer)) else {
+        let Some(handshake) = crew.hub.handshake(peer) else {
             return Err(refused(ErrorKind::WouldBlock));
         };
         crew.send(Incoming { link, peer, handed, handshake })

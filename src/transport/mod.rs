@@ -3,6 +3,7 @@
 mod listener;
 mod memory;
 mod peer;
+pub(crate) mod proxy;
 mod socket;
 mod stream;
 mod unix;
@@ -15,6 +16,7 @@ pub(crate) use listener::{Bound, Listener};
 pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
 pub(crate) use memory::pair;
+pub(crate) use peer::ClientName;
 pub use peer::Peer;
 pub(crate) use socket::Socket;
 pub(crate) use stream::Stream;

@@ -49,3 +49,15 @@ impl fmt::Display for Peer {
         }
     }
 }
+
+/// A client for a log: its address, and the proxy's if there is one in between.
+pub(crate) struct ClientName(pub(crate) Peer, pub(crate) Option<IpAddr>);
+
+impl fmt::Display for ClientName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, self.1) {
+            (peer, Some(client)) if peer.ip() != Some(client) => write!(f, "{client} by {peer}"),
+            (peer, _) => peer.fmt(f),
+        }
+    }
+}
