@@ -82,14 +82,11 @@ impl Passed {
                  the program itself, or `exec`)"
             )));
         }
-        let count = match count.parse() {
-            Ok(count @ 1..=MOST) => count,
-            _ => {
-                return Err(problem(format!(
-                    "LISTEN_FDS is {count:?}: it must be the number of descriptors that were passed, \
-                     at least 1"
-                )));
-            }
+        let Ok(count @ 1..=MOST) = count.parse() else {
+            return Err(problem(format!(
+                "LISTEN_FDS is {count:?}: it must be the number of descriptors that were passed, at \
+                 least 1"
+            )));
         };
         let names = match var("LISTEN_FDNAMES") {
             Some(names) => names.split(':').map(str::to_owned).collect(),
