@@ -235,7 +235,8 @@ impl Proxies {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From `accept` to the 101: request head and accept hook together. Default 10 s.
+    /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, request head and
+    /// accept hook together. Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
@@ -308,7 +309,9 @@ pub struct Limits {
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
     /// Beyond it: 503 with `Retry-After`.
     pub sessions: Option<usize>,
-    /// Open sessions of one IP address (of one /64, for IPv6). Default `None`: three quarters of `sessions`, so that no
+    /// Open sessions of one IP address (of one /64, for IPv6): the peer's or, where
+    /// [`proxies`](Proxies) say who that is, the client's. All peers of the Unix family that no proxy has
+    /// named are one address. Default `None`: three quarters of `sessions`, so that no
     /// single address can keep all others out. Beyond it: 429 with `Retry-After`.
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of

@@ -265,7 +265,7 @@ impl<'a, H: Handler> Door<'a, H> {
                 Ok(Some(proxy::Header { len, client })) => {
                     received.drain(..len);
                     if let Some(client) = client {
-                        self.nearest.set(Peer::Tcp(client));
+                        self.nearest.set(Peer::tcp(client));
                         self.client.set(Some(client.ip()));
                         if !under_way.attribute(Address::of_ip(client.ip())) {
                             return Err(Refusal::unavailable(

@@ -51,7 +51,7 @@ impl Handover {
     /// [`Session::peer_addr`](crate::Session::peer_addr), and the limits of an address hold for it;
     /// without it they do not hold.
     pub fn peer_addr(mut self, addr: SocketAddr) -> Self {
-        self.peer = Peer::Tcp(addr);
+        self.peer = Peer::tcp(addr);
         self
     }
 

@@ -166,3 +166,24 @@ impl Counter {
         self.0.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Transport;
+
+    #[test]
+    fn the_kinds_of_peers_and_transports_cost_an_idle_session_nothing() {
+        // A socket is two pointers and a number; an address of IPv4 fits into two words.
+        assert!(size_of::<Option<Transport>>() <= 3 * size_of::<usize>());
+        assert!(size_of::<SmallPeer>() <= 2 * size_of::<usize>());
+        assert!(size_of::<Profile>() <= 3 * size_of::<usize>());
+        let plain = Profile::new(Peer::Unix, None, "/", None, None);
+        assert!(plain.extra.is_none());
+        let ip: IpAddr = [203, 0, 113, 7].into();
+        let proxied = Profile::new(Peer::Unix, Some(ip), "/", None, None);
+        assert_eq!((proxied.client_ip(), proxied.peer()), (Some(ip), Peer::Unix));
+        assert_eq!(proxied.address(), Some(Address::of_ip(ip)));
+        assert_eq!(plain.address(), Some(Address::Unix));
+    }
+}

@@ -139,7 +139,7 @@ impl ServerHandle {
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
         peer: SocketAddr,
     ) -> Result<()> {
-        self.send_stream(stream, Peer::Tcp(peer), None)
+        self.send_stream(stream, Peer::tcp(peer), None)
     }
 
     /// Serves a stream that another HTTP server has upgraded: it has answered 101 to a WebSocket

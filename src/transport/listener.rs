@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -146,13 +146,5 @@ fn peer(address: Option<SocketAddrAny>) -> Peer {
     if address.address_family() == AddressFamily::UNIX {
         return Peer::Unix;
     }
-    SocketAddr::try_from(address).map_or(Peer::Stream, |address| Peer::Tcp(unmapped(address)))
-}
-
-/// An IPv4 peer of a listener for both families, as IPv4: a limit per address counts it once.
-fn unmapped(address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V6(ip) => SocketAddr::new(ip.to_canonical(), address.port()),
-        IpAddr::V4(_) => address,
-    }
+    SocketAddr::try_from(address).map_or(Peer::Stream, Peer::tcp)
 }

@@ -22,6 +22,14 @@ pub enum Peer {
 }
 
 impl Peer {
+    /// An IPv4 peer of a listener for both families is one of IPv4: a limit per address counts it once.
+    pub(crate) fn tcp(addr: SocketAddr) -> Self {
+        Self::Tcp(match addr.ip() {
+            IpAddr::V6(ip) => SocketAddr::new(ip.to_canonical(), addr.port()),
+            IpAddr::V4(_) => addr,
+        })
+    }
+
     /// The address, if there is one.
     #[must_use]
     pub const fn addr(self) -> Option<SocketAddr> {

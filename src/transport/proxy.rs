@@ -109,6 +109,7 @@ fn port(text: &str) -> Option<u16> {
     if plain { text.parse().ok() } else { None }
 }
 
+/// An IPv4 address that is written as an IPv6 one is taken for IPv4.
 fn canonical(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip.to_canonical(), port)
 }

@@ -120,7 +120,10 @@ impl Inner {
 /// waiting.
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.close_write();
+        // It may be the stream that panics, and a second panic would end the process.
+        if !std::thread::panicking() {
+            self.close_write();
+        }
     }
 }
 
