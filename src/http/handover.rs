@@ -18,6 +18,21 @@ use crate::transport::Peer;
 /// Everything before the first frame has been that server's business: it has checked the handshake and
 /// the origin, authenticated the client, and answered 101. What it answered has to be said here
 /// ([`subprotocol`](Self::subprotocol)), and it must not have agreed on an extension.
+///
+/// ```
+/// use coracle::{Handover, Result, ServerHandle, http_types::request::Parts};
+/// use futures_lite::{AsyncRead, AsyncWrite};
+///
+/// /// What an HTTP library has after it has sent the 101.
+/// fn upgraded(
+///     server: &ServerHandle,
+///     request: &Parts,
+///     stream: impl AsyncRead + AsyncWrite + Send + 'static,
+///     read_ahead: Vec<u8>,
+/// ) -> Result<()> {
+///     server.serve_upgraded(stream, Handover::new(request).read_ahead(read_ahead))
+/// }
+/// ```
 #[must_use = "it is for `ServerHandle::serve_upgraded`"]
 pub struct Handover {
     target: Box<str>,

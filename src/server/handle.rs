@@ -133,7 +133,8 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// As of [`serve`](Self::serve).
+    /// As of [`serve`](Self::serve); `WouldBlock` also if this address has as many handshakes under way as
+    /// one may have.
     pub fn serve_from(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,
@@ -151,7 +152,7 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// As of [`serve`](Self::serve).
+    /// As of [`serve_from`](Self::serve_from).
     pub fn serve_upgraded(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + 'static,

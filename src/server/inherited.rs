@@ -98,6 +98,7 @@ impl Passed {
                 names.len()
             )));
         }
+        // From descriptor 3 on, or from LISTEN_FDS_FIRST_FD, which systemfd may set.
         Ok(Self { sockets: ListenFd::from_env(), names, taken: vec![false; count] })
     }
 }
