@@ -35,7 +35,9 @@ fn serve() -> Result<(), BoxError> {
         None => Server::builder().bind_unix(UnixSocket::new(path).mode(0o600)),
     };
     server.on_message(async |session, message| session.send(message).await).run_with(|server| {
-        server.listeners().iter().for_each(|it| println!("listening on {it}"))
+        for place in server.listeners() {
+            println!("listening on {place}");
+        }
     })?;
     Ok(())
 }
