@@ -274,6 +274,39 @@ for takeover in (0, 1):
     for bits, level in [(0, 1), (6, 6), (6, 0), (2, 9)]:
         seed("deflate", f"trip-{takeover}-{bits}-{level}", bytes([2, takeover, bits, level]) + MESSAGES)
 
+# What proxies send.
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def proxy_v2(command, family, rest):
+    return SIGNATURE + bytes([command, family]) + u16(len(rest)) + rest
+
+
+PORTS = u16(4711) + u16(443)
+V4 = bytes([203, 0, 113, 9, 192, 0, 2, 1]) + PORTS
+V6 = bytes.fromhex("20010db8" + "00" * 11 + "07") * 2 + PORTS
+
+PROXY = {
+    "v1-tcp4": b"PROXY TCP4 203.0.113.9 192.0.2.1 4711 443\r\nGET / HTTP/1.1\r\n",
+    "v1-tcp6": b"PROXY TCP6 2001:db8::7 ::1 4711 443\r\n",
+    "v1-unknown": b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n",
+    "v1-long": b"PROXY UNKNOWN " + b"x" * 100,
+    "v2-tcp4": proxy_v2(0x21, 0x11, V4) + b"GET / HTTP/1.1\r\n",
+    "v2-tlv": proxy_v2(0x21, 0x12, V4 + b"\xe0\0\x02hi"),
+    "v2-tcp6": proxy_v2(0x21, 0x21, V6),
+    "v2-unix": proxy_v2(0x21, 0x31, bytes(216)),
+    "v2-local": proxy_v2(0x20, 0x00, b""),
+    "v2-unspecified": proxy_v2(0x21, 0x00, b""),
+    "v2-huge": SIGNATURE + b"\x21\x11\xff\xff",
+    "x-forwarded-for": b"1.1.1.1, 10.0.0.2\r\n[2001:db8::7]:80, unknown, ::1",
+    "forwarded": b'for=1.1.1.1;proto=https, For="[2001:db8::7]:4711"\r\nby=10.0.0.1;for=_x',
+    "forwarded-open": b'for="1.1.1.1, for=10.0.0.2',
+    "forwarded-escape": b'for="\\"1.1.1.1\\", ";host="a,b;c"',
+}
+for name, data in PROXY.items():
+    seed("proxy", name, data)
+
 if __name__ == "__main__":
     for directory in sorted(ROOT.iterdir()):
         files = list(directory.iterdir())

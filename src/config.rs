@@ -5,7 +5,11 @@
 
 use std::time::Duration;
 
+use std::net::IpAddr;
+
 use crate::http::OriginPolicy;
+pub use crate::network::Network;
+use crate::transport::Peer;
 
 /// What a server promises about time, size and number; [`Config::default`] is fit for production.
 ///
@@ -24,6 +28,8 @@ pub struct Config {
     pub backlog: u32,
     /// Which browser origins may connect. Default: the server's own.
     pub origins: OriginPolicy,
+    /// Which proxies stand in front, and what they say about the client. Default: none.
+    pub proxies: Proxies,
     /// Every deadline.
     pub timeouts: Timeouts,
     /// Every bound.
@@ -39,6 +45,7 @@ impl Default for Config {
             workers: None,
             backlog: 4096,
             origins: OriginPolicy::default(),
+            proxies: Proxies::default(),
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             #[cfg(feature = "deflate")]
@@ -151,12 +158,85 @@ impl Deflate {
     }
 }
 
+/// Proxies in front of this server, by their addresses as the server sees them. The client's address,
+/// [`Request::client_ip`](crate::Request::client_ip) and
+/// [`Session::client_ip`](crate::Session::client_ip), is what they say; nobody else is believed.
+///
+/// ```
+/// # use coracle::{Server, config::Network};
+/// # fn main() -> coracle::Result<()> {
+/// let internal: Network = "10.0.0.0/8".parse()?;
+/// let server = Server::builder()
+///     .configure(|config| config.proxies.trusted = vec![internal, Network::UNIX]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The limits of an address are those of the client's then: a proxy may have as many sessions as the
+/// server has, and as many handshakes under way.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Proxies {
+    /// HTTP proxies that are believed when they name the client in [`header`](Self::header). Default:
+    /// none.
+    ///
+    /// The rightmost address in the header that belongs to none of these is the client's: what stands left of
+    /// it may be the client's own invention.
+    pub trusted: Vec<Network>,
+    /// The header in which they do. Default `X-Forwarded-For`.
+    ///
+    /// One and not both: a proxy that writes one of them passes the other on as the client sent it.
+    pub header: ForwardedHeader,
+    /// Proxies that begin each connection with a header of the PROXY protocol, version 1 or 2 (HAProxy:
+    /// `send-proxy`, nginx: `proxy_protocol on`, and most load balancers for TCP). Default: none.
+    ///
+    /// One of these that begins with anything else is refused with a 400, and so is everybody else who
+    /// begins with such a header. If the client that it names is itself one of `trusted`, its `header` is
+    /// looked at.
+    pub proxy_protocol: Vec<Network>,
+    /// Whether one of `proxy_protocol` may do without the header, and counts as the client then.
+    /// Default no: clients that reach the server past the proxy, from one of its addresses, could claim
+    /// to be anybody. For health checks that do not send it.
+    pub proxy_protocol_optional: bool,
+}
+
+/// Where HTTP proxies say who the client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For: client, proxy`, which nearly all write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded: for=client, for=proxy` (RFC 7239).
+    Forwarded,
+}
+
+impl Proxies {
+    /// Whether a peer speaks for others.
+    pub(crate) fn contain(&self, peer: Peer) -> bool {
+        self.trusts(peer) || self.speaks_proxy_protocol(peer)
+    }
+
+    pub(crate) fn trusts(&self, peer: Peer) -> bool {
+        self.trusted.iter().any(|network| network.contains_peer(peer))
+    }
+
+    pub(crate) fn trusts_ip(&self, ip: IpAddr) -> bool {
+        self.trusted.iter().any(|network| network.contains(ip))
+    }
+
+    pub(crate) fn speaks_proxy_protocol(&self, peer: Peer) -> bool {
+        self.proxy_protocol.iter().any(|network| network.contains_peer(peer))
+    }
+}
+
 /// Every deadline. `None` switches one off, which the table of defaults does for `idle` and
 /// `lifetime` only.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From `accept` to the 101: request head and accept hook together. Default 10 s.
+    /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, request head and
+    /// accept hook together. Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
@@ -229,7 +309,9 @@ pub struct Limits {
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
     /// Beyond it: 503 with `Retry-After`.
     pub sessions: Option<usize>,
-    /// Open sessions of one IP address (of one /64, for IPv6). Default `None`: three quarters of `sessions`, so that no
+    /// Open sessions of one IP address (of one /64, for IPv6): the peer's or, where
+    /// [`proxies`](Proxies) say who that is, the client's. All peers of the Unix family that no proxy has
+    /// named are one address. Default `None`: three quarters of `sessions`, so that no
     /// single address can keep all others out. Beyond it: 429 with `Retry-After`.
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of

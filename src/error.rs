@@ -29,6 +29,16 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A socket of the Unix family, or an inherited one, could not be listened on; says what is wrong and
+    /// what to do about it.
+    Listen {
+        /// Which: `unix:` and the path, or the inherited descriptor.
+        on: String,
+        /// What is wrong and what to do about it.
+        problem: String,
+        /// What the system said, if it was asked.
+        source: Option<io::Error>,
+    },
     /// The system refused something else that the server cannot do without.
     System {
         /// What was tried.
@@ -66,6 +76,13 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Self::Listen { on, problem, source } => {
+                write!(f, "cannot listen on {on}: {problem}")?;
+                match source {
+                    Some(source) => write!(f, " ({source})"),
+                    None => Ok(()),
+                }
+            }
             Self::System { what, source } => {
                 write!(f, "{what}: {source}")?;
                 if matches!(source.raw_os_error(), Some(23 | 24)) {
@@ -87,6 +104,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(_) => None,
+            Self::Listen { source, .. } => Some(source.as_ref()?),
             Self::Bind { source, .. } | Self::System { source, .. } => Some(source),
         }
     }

@@ -5,13 +5,16 @@
 #![allow(missing_debug_implementations, reason = "nobody prints a decoder")]
 #![allow(missing_docs, reason = "what each does is said where it is done")]
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 
 use crate::config::Config;
 use crate::http::head::HeadScanner;
 use crate::http::refusal::Refusal;
-use crate::http::{Request, Upgrade, extensions, response, upgrade};
+use crate::http::{Request, Upgrade, extensions, forwarded, response, upgrade};
 use crate::message::{Kind, Message};
+use crate::transport::{Peer, proxy};
 use crate::ws::{self, Bounds, Codec, Contexts};
 
 /// What both sides agreed on about permessage-deflate.
@@ -240,7 +243,8 @@ pub struct Accepted {
 ///
 /// The request is refused.
 pub fn handshake(head: &[u8], config: &Config) -> Result<Accepted, Refused> {
-    let request = Request::parse(head.to_vec(), None, 64).map_err(|it| Refused::new(it, false))?;
+    let request =
+        Request::parse(head.to_vec(), Peer::Memory, 64).map_err(|it| Refused::new(it, false))?;
     let head_only = request.method() == "HEAD";
     let checked = || {
         config.origins.check(&request)?;
@@ -258,6 +262,25 @@ pub fn handshake(head: &[u8], config: &Config) -> Result<Accepted, Refused> {
         client_window_bits: it.client_window_bits,
     });
     Ok(Accepted { agreement, answer })
+}
+
+/// The header of the PROXY protocol that all that has arrived begins with: its length and the client.
+/// `None`: there is more to come.
+///
+/// # Errors
+///
+/// True if it is malformed, false if there is none.
+pub fn proxy_header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, bool> {
+    match proxy::parse(bytes) {
+        Ok(header) => Ok(header.map(|proxy::Header { len, client }| (len, client))),
+        Err(invalid) => Err(invalid != proxy::Invalid::Missing),
+    }
+}
+
+/// Who is the client, by the values of the header that the configuration names.
+#[must_use]
+pub fn client_ip(nearest: Peer, lines: &[&[u8]], config: &Config) -> Option<IpAddr> {
+    forwarded::client_ip(nearest, lines.iter().copied(), &config.proxies)
 }
 
 /// An accept hook that takes the first subprotocol there is.

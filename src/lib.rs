@@ -9,6 +9,7 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod message;
+mod network;
 mod outbox;
 mod server;
 mod session;
@@ -19,17 +20,17 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
-pub use http::{OriginPolicy, Request, Response, Upgrade};
+pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
-pub use server::{Builder, Report, Server, ServerHandle};
+pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
-pub use transport::MemoryStream;
+pub use transport::{ListenAddr, MemoryStream, Peer};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {
@@ -40,6 +41,8 @@ pub mod docs {
     pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[doc = include_str!("docs/listeners.md")]
+    pub mod listeners {}
     #[doc = include_str!("docs/shutdown.md")]
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]

@@ -18,15 +18,21 @@ use support::*;
 struct Example {
     child: Child,
     stdout: BufReader<ChildStdout>,
-    address: SocketAddr,
+    /// Where it listens, as it says itself.
+    place: String,
 }
 
 impl Example {
     /// Starts an example on a free port and reads the line by which it says that it is ready.
     #[track_caller]
     fn start(name: &str, stdin: Stdio) -> Self {
+        Self::start_at(name, "127.0.0.1:0", stdin)
+    }
+
+    #[track_caller]
+    fn start_at(name: &str, place: &str, stdin: Stdio) -> Self {
         let mut child = Command::new(path(name))
-            .arg("127.0.0.1:0")
+            .arg(place)
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -35,16 +41,19 @@ impl Example {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let address = line
-            .strip_prefix("listening on ws://")
-            .and_then(|rest| rest.strip_suffix("/\n"))
-            .and_then(|address| address.parse().ok());
-        let address = address.unwrap_or_else(|| panic!("not the line that says ready: {line:?}"));
-        Self { child, stdout, address }
+        let place = line.strip_prefix("listening on ").and_then(|rest| rest.strip_suffix('\n'));
+        let place = place.unwrap_or_else(|| panic!("not the line that says ready: {line:?}"));
+        Self { child, stdout, place: place.to_owned() }
+    }
+
+    #[track_caller]
+    fn address(&self) -> SocketAddr {
+        let address = self.place.strip_prefix("ws://").and_then(|rest| rest.strip_suffix('/'));
+        address.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("no URL: {}", self.place))
     }
 
     fn client(&self) -> Raw {
-        let mut raw = Raw::connect(self.address);
+        let mut raw = Raw::connect(self.address());
         raw.upgrade();
         raw
     }
@@ -197,4 +206,19 @@ fn a_bad_command_line_is_explained() {
         assert!(said.contains("unexpected argument") && said.contains("usage: "), "{said}");
         assert_eq!(output.stdout, b"");
     }
+}
+
+#[test]
+fn unix_socket_listens_on_a_path_until_it_is_told_to_stop() {
+    let scratch = Scratch::new("example");
+    let path = scratch.path("echo.sock");
+    let example = Example::start_at("unix_socket", path.to_str().unwrap(), Stdio::null());
+    assert_eq!(example.place, format!("unix:{}", path.display()));
+    let mut client = Raw::connect_unix(&path);
+    client.upgrade();
+    client.echo("hello");
+    example.signal(Signal::TERM);
+    client.expect_close(1001);
+    example.finish();
+    assert!(!path.exists(), "nothing is left");
 }

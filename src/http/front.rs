@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,15 +15,19 @@ use ::http::{Method, StatusCode};
 use futures_lite::{FutureExt, future};
 
 use super::extensions;
+use super::forwarded;
+use super::handover::Handed;
 use super::head::HeadScanner;
 use super::refusal::Refusal;
 use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
-use crate::hub::{Full, Hub, Membership, Profile};
+use crate::hub::{Address, Full, Handshake, Hub, Membership, Profile};
+use crate::message::CloseCode;
 use crate::session::Handler;
-use crate::transport::Transport;
+use crate::transport::{ClientName, Peer, Transport, proxy};
+use crate::ws::{CloseFrame, Header, Opcode, close_payload};
 
 /// Headers of one request.
 const MAX_HEADERS: usize = 64;
@@ -52,7 +56,10 @@ pub(crate) struct Door<'a, H> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) hub: &'a Arc<Hub>,
     pub(crate) handler: &'a H,
-    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) peer: Peer,
+    /// Who has connected, as far as it is known by now: the peer, or for whom it has.
+    nearest: Cell<Peer>,
+    client: Cell<Option<IpAddr>>,
     /// The request was a HEAD: its answer has no body.
     head_only: Cell<bool>,
     /// The 101 has begun to leave.
@@ -77,19 +84,33 @@ impl<'a, H: Handler> Door<'a, H> {
         worker: &'a Rc<Worker>,
         hub: &'a Arc<Hub>,
         handler: &'a H,
-        peer: Option<SocketAddr>,
+        peer: Peer,
     ) -> Self {
-        Self { worker, hub, handler, peer, head_only: Cell::default(), answering: Cell::default() }
+        Self {
+            worker,
+            hub,
+            handler,
+            peer,
+            nearest: Cell::new(peer),
+            client: Cell::new(peer.ip()),
+            head_only: Cell::default(),
+            answering: Cell::default(),
+        }
     }
 
     /// Receives one request and answers it. `None`: there is no session, and the transport can be
     /// dropped.
     ///
-    /// A place for a session is taken before the application is asked.
-    pub(crate) async fn admit(&self, transport: &mut Transport) -> Option<Admitted> {
+    /// A place for a session is taken before the application is asked. `under_way` is counted for the
+    /// client as soon as a proxy has said who that is.
+    pub(crate) async fn admit(
+        &self,
+        transport: &mut Transport,
+        under_way: &mut Handshake,
+    ) -> Option<Admitted> {
         let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
         let outcome = future::or(
-            self.handshake(transport, deadline),
+            self.handshake(transport, under_way, deadline),
             future::or(
                 async {
                     self.worker.sleep_until(deadline).await;
@@ -123,6 +144,40 @@ impl<'a, H: Handler> Door<'a, H> {
         }
     }
 
+    /// Takes over a connection that has got its 101 already. `None`: there is no session, and the client
+    /// has been told so by a close frame, the only answer that is left.
+    pub(crate) async fn take_over(
+        &self,
+        transport: &mut Transport,
+        handed: Handed,
+    ) -> Option<Admitted> {
+        let place = if self.hub.shutdown.is_stopping() {
+            Err((CloseCode::GOING_AWAY, "the server is stopping"))
+        } else {
+            self.client.set(handed.client);
+            let place = self.hub.limits.session(self.address());
+            // Try again later (1013), as a 503 or a 429 would say.
+            place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
+        };
+        match place {
+            Ok(place) => {
+                let Handed { target, client, subprotocol, data, read_ahead } = handed;
+                let profile = Profile::new(self.peer, client, &target, subprotocol, data);
+                let membership = self.hub.open(profile, None, place, self.worker.now());
+                Some(Admitted { membership, input: read_ahead })
+            }
+            Err((code, reason)) => {
+                log::debug!("{}: an upgraded connection is closed: {reason}", self.name());
+                let payload = close_payload(&CloseFrame::new(code, reason));
+                let mut frame = Vec::new();
+                Header::new(Opcode::Close, payload.len()).append_to(&mut frame);
+                frame.extend_from_slice(&payload);
+                self.farewell(transport, &frame).await;
+                None
+            }
+        }
+    }
+
     /// Ready when the server stops. The worker wakes every connection then.
     async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
@@ -132,16 +187,26 @@ impl<'a, H: Handler> Door<'a, H> {
     async fn handshake(
         &self,
         transport: &mut Transport,
+        under_way: &mut Handshake,
         deadline: Time,
     ) -> Result<Admitted, Outcome> {
-        let (head, input) = self.read_head(transport, deadline).await?;
-        let request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        let proxies = &self.hub.config.proxies;
+        let mut received = Vec::new();
+        if proxies.speaks_proxy_protocol(self.peer) {
+            self.read_proxy_header(transport, &mut received, under_way, deadline).await?;
+        }
+        let (head, input) = self.read_head(transport, received, deadline).await?;
+        let mut request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        if !proxies.trusted.is_empty() {
+            let lines = request.header_all(forwarded::name(proxies.header));
+            self.client.set(forwarded::client_ip(self.nearest.get(), lines, proxies));
+        }
+        request.set_client_ip(self.client.get());
         self.head_only.set(request.method() == Method::HEAD);
         self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
         let extensions = extensions::negotiate(&request, &self.hub.config)?;
-        let address = self.peer.map(|peer| peer.ip());
-        let place = self.hub.limits.session(address).map_err(full)?;
+        let place = self.hub.limits.session(self.address()).map_err(full)?;
         // Called inside of the guard: a panic may come before there is a future.
         let accept = AssertUnwindSafe(async { self.handler.accept(&request).await });
         let upgrade = match accept.catch_unwind().await {
@@ -160,7 +225,13 @@ impl<'a, H: Handler> Door<'a, H> {
             return Err(refusal.into());
         }
         // Before the client can know of it: whoever has seen the 101 finds the session.
-        let profile = Profile::new(self.peer, request.target(), upgrade.subprotocol, upgrade.data);
+        let profile = Profile::new(
+            self.peer,
+            self.client.get(),
+            request.target(),
+            upgrade.subprotocol,
+            upgrade.data,
+        );
         let membership = self.hub.open(profile, extensions.deflate, place, self.worker.now());
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
@@ -168,21 +239,82 @@ impl<'a, H: Handler> Door<'a, H> {
         Ok(Admitted { membership, input })
     }
 
-    /// The head with its blank line, and what came after it.
+    /// Whom the session is counted for.
+    fn address(&self) -> Option<Address> {
+        self.client.get().map(Address::of_ip).or_else(|| Address::of(self.peer))
+    }
+
+    /// The header of the PROXY protocol, which the peer has to begin with; what came behind it stays in
+    /// `received`.
+    async fn read_proxy_header(
+        &self,
+        transport: &mut Transport,
+        received: &mut Vec<u8>,
+        under_way: &mut Handshake,
+        deadline: Time,
+    ) -> Result<(), Outcome> {
+        // Before the first byte only the whole handshake's deadline counts, as for the head.
+        let mut slowest = deadline;
+        loop {
+            self.read(transport, received, slowest).await?;
+            if slowest == deadline {
+                slowest = deadline.min(self.worker.now() + HEAD_GRACE);
+            }
+            match proxy::parse(received) {
+                Ok(None) => {}
+                Ok(Some(proxy::Header { len, client })) => {
+                    received.drain(..len);
+                    if let Some(client) = client {
+                        self.nearest.set(Peer::tcp(client));
+                        self.client.set(Some(client.ip()));
+                        if !under_way.attribute(Address::of_ip(client.ip())) {
+                            return Err(Refusal::unavailable(
+                                "too many handshakes of this address under way",
+                            )
+                            .into());
+                        }
+                    }
+                    return Ok(());
+                }
+                Err(proxy::Invalid::Missing) if self.hub.config.proxies.proxy_protocol_optional => {
+                    return Ok(());
+                }
+                Err(proxy::Invalid::Missing) => {
+                    return Err(Refusal::bad_request(
+                        "connections from this address must begin with a header of the PROXY \
+                         protocol: let the proxy send it (HAProxy: send-proxy-v2, nginx: \
+                         proxy_protocol on)",
+                    )
+                    .into());
+                }
+                Err(proxy::Invalid::Malformed(why)) => {
+                    return Err(Refusal::bad_request(format!(
+                        "the header of the PROXY protocol is malformed: {why}"
+                    ))
+                    .into());
+                }
+            }
+        }
+    }
+
+    /// The head with its blank line, and what came after it. Something may have been received already.
     async fn read_head(
         &self,
         transport: &mut Transport,
+        mut received: Vec<u8>,
         deadline: Time,
     ) -> Result<(Vec<u8>, Vec<u8>), Outcome> {
         let limits = &self.hub.config.limits;
         let mut scanner = HeadScanner::default();
-        let mut received = Vec::new();
         // Before the first byte only the whole handshake's deadline counts: browsers open
         // connections in advance.
         let mut slowest = deadline;
         let mut begun = None;
+        let mut read = received.is_empty();
         loop {
-            self.read(transport, &mut received, slowest).await?;
+            if std::mem::replace(&mut read, true) {
+                self.read(transport, &mut received, slowest).await?;
+            }
             let now = self.worker.now();
             if let Some(len) = scanner.scan(&received, limits.head_bytes)? {
                 let input = received.split_off(len);
@@ -243,8 +375,13 @@ impl<'a, H: Handler> Door<'a, H> {
         );
         let mut bytes = Vec::new();
         response::encode(response, self.head_only.get(), &mut bytes);
+        self.farewell(transport, &bytes).await;
+    }
+
+    /// Writes the last bytes of a connection and waits a moment for the peer to have read them.
+    async fn farewell(&self, transport: &mut Transport, bytes: &[u8]) {
         let farewell = async {
-            if write_all(transport, &bytes).await.is_err() {
+            if write_all(transport, bytes).await.is_err() {
                 return;
             }
             transport.close_write();
@@ -273,8 +410,8 @@ impl<'a, H: Handler> Door<'a, H> {
         .await
     }
 
-    fn name(&self) -> String {
-        self.peer.map_or_else(|| "in-memory connection".to_owned(), |peer| peer.to_string())
+    fn name(&self) -> ClientName {
+        ClientName(self.peer, self.client.get())
     }
 }
 
@@ -293,7 +430,14 @@ async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()
 /// What a client is told that finds no place.
 fn full(full: Full) -> Refusal {
     match full {
-        Full::Sessions => Refusal::unavailable("the server has as many sessions as it may have"),
-        Full::Address => Refusal::too_many_requests("too many sessions from this address"),
+        Full::Sessions => Refusal::unavailable(full_text(full)),
+        Full::Address => Refusal::too_many_requests(full_text(full)),
+    }
+}
+
+fn full_text(full: Full) -> &'static str {
+    match full {
+        Full::Sessions => "the server has as many sessions as it may have",
+        Full::Address => "too many sessions from this address",
     }
 }

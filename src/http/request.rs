@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str;
 
 use ::http::Method;
@@ -10,6 +10,7 @@ use ::http::Method;
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
+use crate::transport::{ClientName, Peer};
 
 /// How many headers are kept at most. A browser sends about 15 and proxies add some; the room for
 /// parsing this many is 2 KiB of stack.
@@ -30,7 +31,8 @@ pub struct Request {
     path: Span,
     host: Span,
     fields: Vec<Field>,
-    peer: Option<SocketAddr>,
+    peer: Peer,
+    client: Option<IpAddr>,
 }
 
 impl Request {
@@ -120,10 +122,31 @@ impl Request {
 
     /// The address of the peer at the other end of the socket: the proxy, if there is one in front.
     ///
-    /// `None` for Unix sockets and in-memory connections.
+    /// `None` for Unix sockets, in-memory connections, and streams that were served without an
+    /// address; [`peer`](Self::peer) tells them apart.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer.addr()
+    }
+
+    /// The peer at the other end of the connection, which is the proxy, if there is one in front.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
         self.peer
+    }
+
+    /// The client's IP address: the peer's, or what [proxies](crate::config::Proxies) say that the
+    /// configuration trusts, by the PROXY protocol or in `X-Forwarded-For` or `Forwarded`.
+    ///
+    /// `None` if neither tells it. It is what the limits of an address count by.
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client
+    }
+
+    /// Proxies have said who the client is.
+    pub(super) fn set_client_ip(&mut self, client: Option<IpAddr>) {
+        self.client = client;
     }
 
     /// The subprotocols that the client offers, in its order of preference (RFC 6455 section 1.9).
@@ -147,11 +170,7 @@ impl Request {
     ///
     /// 431 for too many headers; 400 for everything else that is not exactly one HTTP/1.1 request
     /// in origin form.
-    pub(crate) fn parse(
-        head: Vec<u8>,
-        peer: Option<SocketAddr>,
-        max_headers: usize,
-    ) -> Result<Self, Refusal> {
+    pub(crate) fn parse(head: Vec<u8>, peer: Peer, max_headers: usize) -> Result<Self, Refusal> {
         if u32::try_from(head.len()).is_err() {
             return Err(Refusal::head_too_large("the request head is longer than 4 GiB"));
         }
@@ -207,7 +226,7 @@ impl Request {
             ));
         };
         let (target, path) = (Span::of(target.as_bytes(), &head), Span::of(path.as_bytes(), &head));
-        Ok(Self { method, target, path, host, fields, peer, head })
+        Ok(Self { method, target, path, host, fields, peer, client: peer.ip(), head })
     }
 
     /// All headers, names and values as bytes.
@@ -232,7 +251,7 @@ impl fmt::Debug for Request {
             .field("method", &self.method)
             .field("path", &self.path())
             .field("host", &self.text(self.host))
-            .field("peer_addr", &self.peer)
+            .field("peer", &format_args!("{}", ClientName(self.peer, self.client)))
             .finish_non_exhaustive()
     }
 }
@@ -396,7 +415,7 @@ mod tests {
         let head = b"GET /chat/room?name=a%20b&x=? HTTP/1.1\r\nHost: example.com:8080\r\nX-One:  padded \t\r\nx-one: two\r\n\
             Origin: http://example.com\r\nX-Empty:\r\n\r\n";
         let peer = "10.0.0.9:4000".parse().unwrap();
-        let request = Request::parse(head.to_vec(), Some(peer), 64).unwrap();
+        let request = Request::parse(head.to_vec(), Peer::Tcp(peer), 64).unwrap();
         assert_eq!(request.method(), Method::GET);
         assert_eq!(request.target(), "/chat/room?name=a%20b&x=?");
         assert_eq!(request.path(), "/chat/room");
@@ -555,7 +574,7 @@ mod tests {
             with(b" X: a\r\n"),
             b"GET / HTTP/1.1\r\n Host: a\r\n\r\n".to_vec(),
         ] {
-            assert!(Request::parse(head, None, 64).is_err());
+            assert!(Request::parse(head, Peer::Memory, 64).is_err());
         }
     }
 
@@ -627,26 +646,26 @@ mod tests {
 
     #[test]
     fn the_bound_on_headers_can_be_lower_but_not_higher() {
-        assert!(Request::parse(with(b"X: y\r\n"), None, 2).is_ok());
+        assert!(Request::parse(with(b"X: y\r\n"), Peer::Memory, 2).is_ok());
         assert!(
-            Request::parse(with(b"X: y\r\n"), None, 1)
+            Request::parse(with(b"X: y\r\n"), Peer::Memory, 1)
                 .unwrap_err()
                 .reason
                 .contains("more than 1 headers")
         );
-        assert!(Request::parse(with(b""), None, 0).is_err());
-        assert!(Request::parse(with(&b"X: y\r\n".repeat(64)), None, usize::MAX).is_err());
+        assert!(Request::parse(with(b""), Peer::Memory, 0).is_err());
+        assert!(Request::parse(with(&b"X: y\r\n".repeat(64)), Peer::Memory, usize::MAX).is_err());
     }
 
     #[test]
     fn a_head_with_something_behind_it_or_without_its_end_is_refused() {
         let mut long = with(b"");
         long.push(b'x');
-        assert!(Request::parse(long, None, 64).is_err());
+        assert!(Request::parse(long, Peer::Memory, 64).is_err());
         let mut short = with(b"");
         short.pop();
-        assert!(Request::parse(short, None, 64).is_err());
-        assert!(Request::parse(Vec::new(), None, 64).is_err());
+        assert!(Request::parse(short, Peer::Memory, 64).is_err());
+        assert!(Request::parse(Vec::new(), Peer::Memory, 64).is_err());
     }
 
     #[test]

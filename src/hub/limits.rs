@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config;
+use crate::transport::Peer;
 
 /// The limits of one server and what is taken of them.
 pub(crate) struct Limits {
@@ -14,7 +15,35 @@ pub(crate) struct Limits {
     handshakes: Gauge,
     sessions_per_address: usize,
     handshakes_per_address: usize,
-    addresses: Mutex<HashMap<IpAddr, Taken>>,
+    addresses: Mutex<HashMap<Address, Taken>>,
+}
+
+/// Whom a connection is counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Address {
+    Ip(IpAddr),
+    /// All peers of the Unix family together: what they share is this machine.
+    Unix,
+}
+
+impl Address {
+    /// One customer of a network has many IPv6 addresses: a /64 counts as one.
+    pub(crate) fn of_ip(ip: IpAddr) -> Self {
+        Self::Ip(match ip {
+            IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 64 << 64).into(),
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+
+    /// Connections within the process, and streams that nobody has given an address, are counted
+    /// for nobody.
+    pub(crate) fn of(peer: Peer) -> Option<Self> {
+        match peer {
+            Peer::Tcp(addr) => Some(Self::of_ip(addr.ip())),
+            Peer::Unix => Some(Self::Unix),
+            Peer::Memory | Peer::Stream => None,
+        }
+    }
 }
 
 /// What one address has taken.
@@ -73,26 +102,18 @@ impl Limits {
         })
     }
 
-    /// One customer of a network has many IPv6 addresses: a /64 counts as one.
-    fn network(address: Option<IpAddr>) -> Option<IpAddr> {
-        match address? {
-            IpAddr::V6(v6) => Some(Ipv6Addr::from(u128::from(v6) >> 64 << 64).into()),
-            v4 @ IpAddr::V4(_) => Some(v4),
-        }
-    }
-
-    fn addresses(&self) -> MutexGuard<'_, HashMap<IpAddr, Taken>> {
+    fn addresses(&self) -> MutexGuard<'_, HashMap<Address, Taken>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A place for a handshake, if there is one for this address.
-    pub(crate) fn handshake(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Handshake> {
+    pub(crate) fn handshake(self: &Arc<Self>, address: Option<Address>) -> Option<Handshake> {
         if !self.handshakes.take() {
             return None;
         }
-        if let Some(ip) = Self::network(address) {
+        if let Some(address) = address {
             let mut addresses = self.addresses();
-            let taken = addresses.entry(ip).or_default();
+            let taken = addresses.entry(address).or_default();
             if taken.handshakes >= self.handshakes_per_address {
                 self.handshakes.give();
                 return None;
@@ -103,13 +124,13 @@ impl Limits {
     }
 
     /// A place for a session, if its address and the server have one.
-    pub(crate) fn session(self: &Arc<Self>, address: Option<IpAddr>) -> Result<Place, Full> {
+    pub(crate) fn session(self: &Arc<Self>, address: Option<Address>) -> Result<Place, Full> {
         if !self.sessions.take() {
             return Err(Full::Sessions);
         }
-        if let Some(ip) = Self::network(address) {
+        if let Some(address) = address {
             let mut addresses = self.addresses();
-            let taken = addresses.entry(ip).or_default();
+            let taken = addresses.entry(address).or_default();
             if taken.sessions >= self.sessions_per_address {
                 self.sessions.give();
                 return Err(Full::Address);
@@ -120,20 +141,20 @@ impl Limits {
     }
 
     /// Gives back the place of a session.
-    pub(super) fn release(&self, address: Option<IpAddr>) {
+    pub(super) fn release(&self, address: Option<Address>) {
         self.sessions.give();
         self.leave(address, |taken| taken.sessions -= 1);
     }
 
-    fn leave(&self, address: Option<IpAddr>, subtract: impl FnOnce(&mut Taken)) {
-        let Some(ip) = Self::network(address) else {
+    fn leave(&self, address: Option<Address>, subtract: impl FnOnce(&mut Taken)) {
+        let Some(address) = address else {
             return;
         };
         let mut addresses = self.addresses();
-        if let Some(taken) = addresses.get_mut(&ip) {
+        if let Some(taken) = addresses.get_mut(&address) {
             subtract(taken);
             if taken.sessions == 0 && taken.handshakes == 0 {
-                addresses.remove(&ip);
+                addresses.remove(&address);
             }
         }
     }
@@ -151,7 +172,24 @@ pub(crate) enum Full {
 /// A handshake under way.
 pub(crate) struct Handshake {
     limits: Arc<Limits>,
-    address: Option<IpAddr>,
+    address: Option<Address>,
+}
+
+impl Handshake {
+    /// It turns out to be for this address. False if that has no place for another one.
+    pub(crate) fn attribute(&mut self, address: Address) -> bool {
+        let limits = &self.limits;
+        {
+            let mut addresses = limits.addresses();
+            let taken = addresses.entry(address).or_default();
+            if taken.handshakes >= limits.handshakes_per_address {
+                return false;
+            }
+            taken.handshakes += 1;
+        }
+        limits.leave(self.address.replace(address), |taken| taken.handshakes -= 1);
+        true
+    }
 }
 
 impl Drop for Handshake {
@@ -164,7 +202,7 @@ impl Drop for Handshake {
 /// A session's place among all, and among those of its address.
 pub(crate) struct Place {
     limits: Arc<Limits>,
-    address: Option<IpAddr>,
+    address: Option<Address>,
     held: bool,
 }
 
@@ -199,20 +237,28 @@ mod tests {
     #[test]
     fn every_place_is_given_back() {
         let limits = limits(3, 2, 3);
-        let ip = IpAddr::from([127, 0, 0, 1]);
+        let ip = Address::of_ip([127, 0, 0, 1].into());
+        let other_ip = Address::of_ip([127, 0, 0, 2].into());
         for _ in 0..10 {
             let handshakes: Vec<_> = (0..3).map(|_| limits.handshake(Some(ip))).collect();
             let under_way: Vec<_> = handshakes.iter().map(Option::is_some).collect();
             assert_eq!(under_way, [true, true, false], "two sessions, so two handshakes");
-            let other = limits.handshake(Some(IpAddr::from([127, 0, 0, 2])));
+            let other = limits.handshake(Some(other_ip));
             assert!(other.is_some() && limits.handshake(None).is_none());
             let places: Vec<_> = (0..3).map(|_| limits.session(Some(ip))).collect();
             let full: Vec<_> = places.iter().map(|place| place.as_ref().err()).collect();
             assert_eq!(full, [None, None, Some(&Full::Address)]);
-            let other = limits.session(Some(IpAddr::from([127, 0, 0, 2])));
+            let other = limits.session(Some(other_ip));
             assert!(other.is_ok());
             assert!(matches!(limits.session(None), Err(Full::Sessions)));
         }
+        let mut found_out = limits.handshake(None).unwrap();
+        assert!(found_out.attribute(other_ip) && found_out.attribute(ip));
+        let _second = limits.handshake(Some(ip)).unwrap();
+        assert!(limits.handshake(Some(ip)).is_none());
+        let mut third = limits.handshake(None).unwrap();
+        assert!(!third.attribute(ip) && third.attribute(other_ip));
+        drop((found_out, _second, third));
         assert!(limits.addresses.lock().unwrap().is_empty());
         assert_eq!(limits.sessions.taken.load(Ordering::SeqCst), 0);
         assert_eq!(limits.handshakes.taken.load(Ordering::SeqCst), 0);

@@ -1,14 +1,15 @@
 //! What everyone shares of one session: who it is, its outbox, its numbers.
 
 use std::any::Any;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Hub, SessionId};
+use super::{Address, Hub, SessionId};
 use crate::executor::Time;
 use crate::outbox::Outbox;
+use crate::transport::Peer;
 use crate::ws::Agreement;
 
 /// The part of a session that any thread may look at. It owns neither the socket nor the task.
@@ -32,51 +33,72 @@ impl Member {
 
 /// What the handshake leaves behind.
 pub(crate) struct Profile {
-    peer: Peer,
+    peer: SmallPeer,
     /// `None` for a plain request of `/`, which many servers see nothing else than.
     extra: Option<Box<Extra>>,
 }
 
-/// An optional [`SocketAddr`] in half of the memory, for all but IPv6.
-enum Peer {
-    None,
+/// A [`Peer`] in half of the memory, for all but IPv6.
+enum SmallPeer {
     V4(SocketAddrV4),
     V6(Box<SocketAddrV6>),
+    Unix,
+    Memory,
+    Stream,
 }
 
 struct Extra {
     target: Box<str>,
     subprotocol: Option<Box<str>>,
     data: Option<Arc<dyn Any + Send + Sync>>,
+    /// The client's address where it is not the peer's: there is a proxy in between.
+    client: Option<Box<IpAddr>>,
 }
 
 impl Profile {
     pub(crate) fn new(
-        peer: Option<SocketAddr>,
+        peer: Peer,
+        client: Option<IpAddr>,
         target: &str,
         subprotocol: Option<String>,
         data: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        let plain = target == "/" && subprotocol.is_none() && data.is_none();
+        let client = client.filter(|client| peer.ip() != Some(*client)).map(Box::new);
+        let plain = target == "/" && subprotocol.is_none() && data.is_none() && client.is_none();
         let extra = (!plain).then(|| {
             let subprotocol = subprotocol.map(String::into_boxed_str);
-            Box::new(Extra { target: target.into(), subprotocol, data })
+            Box::new(Extra { target: target.into(), subprotocol, data, client })
         });
         let peer = match peer {
-            None => Peer::None,
-            Some(SocketAddr::V4(v4)) => Peer::V4(v4),
-            Some(SocketAddr::V6(v6)) => Peer::V6(Box::new(v6)),
+            Peer::Tcp(SocketAddr::V4(v4)) => SmallPeer::V4(v4),
+            Peer::Tcp(SocketAddr::V6(v6)) => SmallPeer::V6(Box::new(v6)),
+            Peer::Unix => SmallPeer::Unix,
+            Peer::Memory => SmallPeer::Memory,
+            Peer::Stream => SmallPeer::Stream,
         };
         Self { peer, extra }
     }
 
-    /// The other end of the socket.
-    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+    /// The other end of the connection.
+    pub(crate) fn peer(&self) -> Peer {
         match &self.peer {
-            Peer::None => None,
-            Peer::V4(v4) => Some((*v4).into()),
-            Peer::V6(v6) => Some((**v6).into()),
+            SmallPeer::V4(v4) => Peer::Tcp((*v4).into()),
+            SmallPeer::V6(v6) => Peer::Tcp((**v6).into()),
+            SmallPeer::Unix => Peer::Unix,
+            SmallPeer::Memory => Peer::Memory,
+            SmallPeer::Stream => Peer::Stream,
         }
+    }
+
+    /// The client's address, as far as those say it who are believed.
+    pub(crate) fn client_ip(&self) -> Option<IpAddr> {
+        let client = self.extra.as_ref().and_then(|extra| extra.client.as_deref());
+        client.copied().or_else(|| self.peer().ip())
+    }
+
+    /// Whom the session is counted for.
+    pub(super) fn address(&self) -> Option<Address> {
+        self.client_ip().map(Address::of_ip).or_else(|| Address::of(self.peer()))
     }
 
     /// Path and query, as they stood in the request line.
@@ -142,5 +164,27 @@ impl Counter {
     #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Transport;
+
+    #[test]
+    fn the_kinds_of_peers_and_transports_cost_an_idle_session_nothing() {
+        // A socket is two pointers and a number, and one more word tells it from the others; an address of
+        // IPv4 fits into two words.
+        assert!(size_of::<Option<Transport>>() <= 4 * size_of::<usize>());
+        assert!(size_of::<SmallPeer>() <= 2 * size_of::<usize>());
+        assert!(size_of::<Profile>() <= 3 * size_of::<usize>());
+        let plain = Profile::new(Peer::Unix, None, "/", None, None);
+        assert!(plain.extra.is_none());
+        let ip: IpAddr = [203, 0, 113, 7].into();
+        let proxied = Profile::new(Peer::Unix, Some(ip), "/", None, None);
+        assert_eq!((proxied.client_ip(), proxied.peer()), (Some(ip), Peer::Unix));
+        assert_eq!(proxied.address(), Some(Address::of_ip(ip)));
+        assert_eq!(plain.address(), Some(Address::Unix));
     }
 }

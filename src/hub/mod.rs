@@ -9,7 +9,7 @@ mod registry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub(crate) use limits::{Full, Handshake, Limits, Place};
+pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::executor::{Clock, Time};
 use crate::outbox::{self, Buffered, Outbox};
 use crate::shutdown::Shutdown;
+use crate::transport::Peer;
 use crate::ws::Agreement;
 
 pub(crate) struct Hub {
@@ -54,6 +55,13 @@ impl Hub {
             shutdown,
             endings: Endings::default(),
         })
+    }
+
+    /// A place for the handshake of a connection from this peer. A proxy's are not counted for its address:
+    /// they are its clients'.
+    pub(crate) fn handshake(&self, peer: Peer) -> Option<Handshake> {
+        let address = Address::of(peer).filter(|_| !self.config.proxies.contain(peer));
+        self.limits.handshake(address)
     }
 
     /// Registers a new session, for which there is a place.
@@ -120,7 +128,7 @@ impl Drop for Membership {
     fn drop(&mut self) {
         let Member { hub, id, profile, .. } = &*self.0;
         hub.registry.remove(*id);
-        hub.limits.release(profile.peer().map(|peer| peer.ip()));
+        hub.limits.release(profile.address());
         self.0.outbox.clear(Buffered::default());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use rustix::net::SendFlags;
 use super::crew::{Incoming, IncomingLink, Station};
 use crate::executor::Worker;
 use crate::session::Handler;
-use crate::transport::Listener;
+use crate::transport::{Bound, Listener};
 
 /// Connections accepted before the sessions of this worker have their turn: some 300 µs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -30,9 +29,9 @@ Connection: close\r\nContent-Length: 0\r\n\r\n";
 pub(super) fn spawn<H: Handler>(
     worker: &Rc<Worker>,
     station: &Rc<Station<H>>,
-    listener: TcpListener,
+    bound: Bound,
 ) -> io::Result<()> {
-    let listener = Listener::new(worker, listener)?;
+    let listener = Listener::new(worker, bound)?;
     let (home, station) = (Rc::clone(worker), Rc::clone(station));
     worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
@@ -49,10 +48,10 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
         match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match station.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
+                match station.crew.hub.handshake(peer) {
                     Some(handshake) => {
-                        let link = IncomingLink::Tcp(fd, peer);
-                        station.place(worker, Incoming { link, handshake });
+                        let link = IncomingLink::Socket(fd);
+                        station.place(worker, Incoming { link, peer, handed: None, handshake });
                     }
                     None => turn_away(&fd),
                 }

@@ -1,13 +1,15 @@
 //! How a server is put together.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{TcpListener, ToSocketAddrs};
 use std::num::NonZero;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::crew::{Crew, Duty};
 use super::handle::{Report, ServerHandle};
+use super::listen::{Source, UnixSocket};
 use super::signals::Interrupts;
 use crate::config::Config;
 #[cfg(feature = "deflate")]
@@ -20,7 +22,7 @@ use crate::message::Message;
 use crate::session::{
     Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Session, Set, Streaming,
 };
-use crate::transport::Listener;
+use crate::transport::{Bound, ListenAddr};
 
 /// How much later than our own timers the kernel gives up a peer.
 const KERNEL_MARGIN: Duration = Duration::from_secs(5);
@@ -46,12 +48,6 @@ pub struct Builder<H = Closures> {
     handler: H,
 }
 
-enum Source {
-    /// What was asked for, and what that means.
-    Address(String, std::io::Result<Vec<SocketAddr>>),
-    Listener(TcpListener),
-}
-
 impl<H> Builder<H> {
     /// Listens on this address; may be called several times. Port 0 takes any free port, and
     /// [`ServerHandle::local_addr`] tells which.
@@ -68,7 +64,62 @@ impl<H> Builder<H> {
     /// Serves a TCP socket that already listens, for example one that was inherited. Its options
     /// are left as they are; `TCP_NODELAY` should be set on it.
     pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(Source::Listener(listener));
+        self.listeners.push(Source::Tcp(listener));
+        self
+    }
+
+    /// Listens on a socket of the Unix family; may be called several times. A path is enough; with
+    /// [`UnixSocket`] its permissions can be chosen, too.
+    ///
+    /// A socket that a crashed process has left there is removed first; one on which somebody listens,
+    /// and any other file, is an error. When the server ends it removes the socket's file.
+    ///
+    /// For [`Limits::sessions_per_address`](crate::config::Limits::sessions_per_address) all peers of
+    /// all sockets of the Unix family are one address.
+    pub fn bind_unix(mut self, socket: impl Into<UnixSocket>) -> Self {
+        self.listeners.push(Source::Path(socket.into()));
+        self
+    }
+
+    /// Serves a socket of the Unix family that already listens. Its file is left as it is, also at the
+    /// end.
+    pub fn unix_listener(mut self, listener: UnixListener) -> Self {
+        self.listeners.push(Source::Unix(listener));
+        self
+    }
+
+    /// Serves all sockets that the service manager has opened for this process: systemd's socket
+    /// activation (sd_listen_fds(3)), TCP and Unix. They keep the options they have (systemd:
+    /// `NoDelay=true`, `Backlog=`), and the files of Unix sockets are left.
+    ///
+    /// `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` are read when the server starts. They count only if
+    /// `LISTEN_PID` is this process; then **`LISTEN_PID` and `LISTEN_FDS` are removed from the
+    /// environment**, so that no child process takes the descriptors for its own. Start the server before
+    /// other threads that read the environment from C, as the standard library asks of everybody who
+    /// [changes it](std::env::set_var).
+    ///
+    /// The process has each socket once: what one server has taken the next does not get, and what no
+    /// server asks for is left alone. Do not let another library take them as well.
+    ///
+    /// Passed sockets that are missing are an error at `start`. For a program that binds by itself when it
+    /// is started by hand:
+    ///
+    /// ```
+    /// # use coracle::Server;
+    /// let server = match std::env::var_os("LISTEN_FDS") {
+    ///     Some(_) => Server::builder().listen_fds(),
+    ///     None => Server::builder().bind("127.0.0.1:9001"),
+    /// };
+    /// ```
+    pub fn listen_fds(mut self) -> Self {
+        self.listeners.push(Source::Inherited(None));
+        self
+    }
+
+    /// The same for the sockets of one name (systemd: `FileDescriptorName=`), if the process gets
+    /// others, too.
+    pub fn listen_fds_named(mut self, name: impl Into<String>) -> Self {
+        self.listeners.push(Source::Inherited(Some(name.into())));
         self
     }
 
@@ -222,12 +273,12 @@ impl<H: Handler> Builder<H> {
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
         let mut listeners = Vec::new();
         for source in self.listeners {
-            listeners.push(listen(source, config.backlog, liveness)?);
+            source.listen(config.backlog, liveness, &mut listeners)?;
         }
         let addresses =
-            listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>().map_err(
-                |source| Error::System { what: "cannot read a listener's address", source },
-            )?;
+            listeners.iter().map(Bound::addr).collect::<Result<Vec<_>, _>>().map_err(|source| {
+                Error::System { what: "cannot read a listener's address", source }
+            })?;
         let hub = Hub::new(self.config, Clock::kernel());
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
@@ -260,7 +311,7 @@ impl<H: Handler> Builder<H> {
     /// that cannot be started.
     pub fn run_with(self, ready: impl FnOnce(&ServerHandle)) -> Result<Report> {
         if self.listeners.is_empty() {
-            return Err(Error::Config("no address to listen on: call `bind`".into()));
+            return Err(Error::Config("nothing to listen on: call `bind` or `bind_unix`".into()));
         }
         let Assembled { crew, mut duties, addresses } = self.assemble()?;
         let interrupts = Interrupts::listen()?;
@@ -289,31 +340,11 @@ impl<H: fmt::Debug> fmt::Debug for Builder<H> {
     }
 }
 
-fn listen(source: Source, backlog: u32, liveness: Duration) -> Result<TcpListener> {
-    let (name, addresses) = match source {
-        Source::Listener(listener) => {
-            let what = "cannot make a listener non-blocking";
-            listener.set_nonblocking(true).map_err(|source| Error::System { what, source })?;
-            return Ok(listener);
-        }
-        Source::Address(name, addresses) => (name, addresses),
-    };
-    let addresses = addresses.map_err(|source| Error::Bind { address: name.clone(), source })?;
-    let mut failed = None;
-    for address in addresses {
-        match Listener::bind(address, backlog, liveness) {
-            Ok(listener) => return Ok(listener),
-            Err(source) => failed = Some(Error::bind(address, source)),
-        }
-    }
-    Err(failed.unwrap_or_else(|| Error::Config(format!("{name:?} has no address"))))
-}
-
 /// A server of which no worker has been started.
 struct Assembled<H> {
     crew: Arc<Crew>,
     duties: Vec<Duty<H>>,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<ListenAddr>,
 }
 
 /// Refuses what cannot be; returns the number of workers.

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,10 +19,11 @@ use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
 use crate::http::front::{Admitted, Door};
+use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
-use crate::transport::{Memory, Tcp, Transport};
+use crate::transport::{Bound, ClientName, Memory, Peer, Socket, Stream, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
 /// worker has noticed that the stop's deadline is over; then every task that is left is dropped.
@@ -66,12 +66,16 @@ struct Post {
 /// A new connection.
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
+    pub(super) peer: Peer,
+    /// It has been upgraded already.
+    pub(super) handed: Option<Box<Handed>>,
     pub(super) handshake: hub::Handshake,
 }
 
 pub(super) enum IncomingLink {
-    Tcp(OwnedFd, Option<SocketAddr>),
+    Socket(OwnedFd),
     Memory(Memory),
+    Stream(Stream),
 }
 
 impl Crew {
@@ -80,7 +84,7 @@ impl Crew {
     pub(super) fn new<H: Handler>(
         hub: Arc<Hub>,
         handler: H,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Bound>,
         workers: usize,
     ) -> (Arc<Self>, Vec<Duty<H>>) {
         let clock = hub.clock.clone();
@@ -96,7 +100,7 @@ impl Crew {
             finished: Event::new(),
         });
         // Listeners are dealt out like cards.
-        let mut hands: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut hands: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         for (i, listener) in listeners.into_iter().enumerate() {
             hands[i % workers].push(listener);
         }
@@ -231,7 +235,7 @@ impl Crew {
 /// What one worker has to do.
 pub(super) struct Duty<H> {
     station: Station<H>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Bound>,
     intake: Receiver<Incoming>,
 }
 
@@ -268,7 +272,7 @@ impl<H: Handler> Station<H> {
     /// A worker that listens; if it cannot, nothing is left of it.
     fn prepare(
         self: &Rc<Self>,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Bound>,
         interrupts: Option<&Interrupts>,
     ) -> io::Result<(Rc<Worker>, Option<Registered>)> {
         let worker = Worker::new(self.index, self.clock.clone())?;
@@ -375,18 +379,19 @@ impl<H: Handler> Station<H> {
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
-        let Incoming { link, handshake } = incoming;
-        let (transport, peer) = match link {
-            IncomingLink::Memory(memory) => (Transport::Memory(memory), None),
-            IncomingLink::Tcp(fd, peer) => match Tcp::new(worker, fd) {
-                Ok(tcp) => (Transport::Tcp(tcp), peer),
+        let Incoming { link, peer, handed, handshake } = incoming;
+        let transport = match link {
+            IncomingLink::Memory(memory) => Transport::Memory(memory),
+            IncomingLink::Stream(stream) => Transport::Stream(stream),
+            IncomingLink::Socket(fd) => match Socket::new(worker, fd) {
+                Ok(socket) => Transport::Socket(socket),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
                     return;
                 }
             },
         };
-        let arrival = Box::new(Arrival { transport, peer, handshake });
+        let arrival = Box::new(Arrival { transport, peer, handed, handshake });
         worker.spawn(connection(Rc::clone(worker), load, arrival));
     }
 }
@@ -412,7 +417,8 @@ impl Drop for Leave {
 /// A connection before its handshake.
 struct Arrival {
     transport: Transport,
-    peer: Option<SocketAddr>,
+    peer: Peer,
+    handed: Option<Box<Handed>>,
     handshake: hub::Handshake,
 }
 
@@ -455,16 +461,19 @@ async fn open<H: Handler>(
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { mut transport, peer, handshake } = *arrival;
+    let Arrival { mut transport, peer, handed, mut handshake } = *arrival;
     let door = Door::new(worker, hub, &*station.handler, peer);
-    let Admitted { membership, input } = door.admit(&mut transport).await?;
+    let Admitted { membership, input } = match handed {
+        None => door.admit(&mut transport, &mut handshake).await?,
+        Some(handed) => door.take_over(&mut transport, *handed).await?,
+    };
     drop(handshake);
     let member = membership.member();
     log::debug!(
         "session {}: open on worker {}, from {} for {}; {} sessions",
         member.id,
         worker.index(),
-        peer.map_or_else(|| "memory".to_owned(), |peer| peer.to_string()),
+        ClientName(member.profile.peer(), member.profile.client_ip()),
         member.profile.target(),
         hub.count(),
     );

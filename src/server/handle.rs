@@ -1,16 +1,21 @@
 //! The handle of a running server.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_lite::{AsyncRead, AsyncWrite};
 
 pub use super::crew::Report;
 use super::crew::{Crew, Incoming, IncomingLink};
 use super::signals::Listening;
 use crate::error::{Error, Result};
+use crate::http::Handover;
+use crate::http::handover::Handed;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
-use crate::transport::{MemoryStream, pair};
+use crate::transport::{ListenAddr, MemoryStream, Peer, Stream, pair};
 
 /// A running server, for the program that embeds it.
 ///
@@ -23,6 +28,7 @@ pub struct ServerHandle(Arc<Inner>);
 struct Inner {
     crew: Arc<Crew>,
     addresses: Vec<SocketAddr>,
+    listeners: Vec<ListenAddr>,
     signals: Mutex<Signals>,
 }
 
@@ -45,24 +51,39 @@ impl Drop for Inner {
 }
 
 impl ServerHandle {
-    pub(super) fn new(crew: Arc<Crew>, addresses: Vec<SocketAddr>) -> Self {
-        Self(Arc::new(Inner { crew, addresses, signals: Mutex::default() }))
+    pub(super) fn new(crew: Arc<Crew>, listeners: Vec<ListenAddr>) -> Self {
+        let tcp = |it: &ListenAddr| match it {
+            ListenAddr::Tcp(addr) => Some(*addr),
+            ListenAddr::Unix(_) => None,
+        };
+        let addresses = listeners.iter().filter_map(tcp).collect();
+        Self(Arc::new(Inner { crew, addresses, listeners, signals: Mutex::default() }))
     }
 
-    /// The address of the first listener, with the port that the system has given it.
+    /// The address of the first TCP listener, with the port that the system has given it.
     ///
     /// # Panics
     ///
-    /// If the server was built without an address; use [`local_addrs`](Self::local_addrs) then.
+    /// If the server has no TCP listener; use [`listeners`](Self::listeners) then.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        *self.0.addresses.first().expect("the server listens on no address: call `bind`")
+        *self
+            .0
+            .addresses
+            .first()
+            .expect("the server has no TCP listener: call `bind`, or look at `listeners()`")
     }
 
-    /// The addresses of all listeners, in the order in which they were asked for.
+    /// The addresses of all TCP listeners, in the order in which they were asked for.
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.0.addresses
+    }
+
+    /// Where the server listens, in the order in which it was asked for: TCP and Unix.
+    #[must_use]
+    pub fn listeners(&self) -> &[ListenAddr] {
+        &self.0.listeners
     }
 
     /// The open sessions.
@@ -84,21 +105,91 @@ impl ServerHandle {
     ///
     /// [`Error::System`] if the server is stopping, or has so many new connections that they wait.
     pub fn connect(&self) -> Result<MemoryStream> {
-        let refused = |kind: std::io::ErrorKind| Error::System {
-            what: "cannot connect to the server in memory",
-            source: kind.into(),
-        };
+        let (server, client) = pair();
+        let link = IncomingLink::Memory(server);
+        self.send(link, Peer::Memory, None, "cannot connect to the server in memory")?;
+        Ok(client)
+    }
+
+    /// Serves a client at the other end of any byte stream: a serial line, a tunnel, a TLS session of your
+    /// own. It begins with an HTTP request, as on every other connection.
+    ///
+    /// The stream lives and is dropped on a worker, and its wakers are called from wherever the stream
+    /// does that. What is written to it is flushed; at the end it is closed, and dropped. It counts in
+    /// the limits but in those of an address, for it has none ([`serve_from`](Self::serve_from)), and it
+    /// ends when the server stops.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::System`] if the server is stopping (`ConnectionRefused`), or has so many new connections
+    /// that they wait (`WouldBlock`). The stream has been dropped then.
+    pub fn serve(&self, stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Result<()> {
+        self.send_stream(stream, Peer::Stream, None)
+    }
+
+    /// The same for a stream whose other end has an address: it becomes the
+    /// [`peer_addr`](crate::Session::peer_addr), the limits of an address hold for it, and so does what
+    /// [`Config::proxies`](crate::config::Config::proxies) says of it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve`](Self::serve); `WouldBlock` also if this address has as many handshakes under way as
+    /// one may have.
+    pub fn serve_from(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: SocketAddr,
+    ) -> Result<()> {
+        self.send_stream(stream, Peer::tcp(peer), None)
+    }
+
+    /// Serves a stream that another HTTP server has upgraded: it has answered 101 to a WebSocket
+    /// handshake (RFC 6455 section 4.2.2), and the next bytes are frames.
+    ///
+    /// The application's `accept` is not asked, and the origin is not looked at: whoever upgraded the
+    /// stream has accepted. If there is no place for the session the client is told so by a close
+    /// frame with 1013, while the server stops by one with 1001.
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve_from`](Self::serve_from).
+    pub fn serve_upgraded(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        handover: Handover,
+    ) -> Result<()> {
+        let peer = handover.peer();
+        let handed = handover.into_parts(&self.0.crew.hub.config.proxies);
+        self.send_stream(stream, peer, Some(Box::new(handed)))
+    }
+
+    fn send_stream(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: Peer,
+        handed: Option<Box<Handed>>,
+    ) -> Result<()> {
+        let link = IncomingLink::Stream(Stream::new(stream));
+        self.send(link, peer, handed, "cannot serve a stream")
+    }
+
+    fn send(
+        &self,
+        link: IncomingLink,
+        peer: Peer,
+        handed: Option<Box<Handed>>,
+        what: &'static str,
+    ) -> Result<()> {
+        let refused = |kind: ErrorKind| Error::System { what, source: kind.into() };
         let crew = &self.0.crew;
         if crew.hub.shutdown.is_stopping() {
-            return Err(refused(std::io::ErrorKind::ConnectionRefused));
+            return Err(refused(ErrorKind::ConnectionRefused));
         }
-        let Some(handshake) = crew.hub.limits.handshake(None) else {
-            return Err(refused(std::io::ErrorKind::WouldBlock));
+        let Some(handshake) = crew.hub.handshake(peer) else {
+            return Err(refused(ErrorKind::WouldBlock));
         };
-        let (server, client) = pair();
-        crew.send(Incoming { link: IncomingLink::Memory(server), handshake })
-            .map_err(|_| refused(std::io::ErrorKind::WouldBlock))?;
-        Ok(client)
+        crew.send(Incoming { link, peer, handed, handshake })
+            .map_err(|_| refused(ErrorKind::WouldBlock))
     }
 
     /// A worker listens to the signals.
@@ -169,7 +260,7 @@ impl ServerHandle {
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("addresses", &self.0.addresses)
+            .field("listeners", &self.0.listeners)
             .field("sessions", &self.sessions().count())
             .field("shutdown", &self.shutdown())
             .finish()

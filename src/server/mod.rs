@@ -4,7 +4,10 @@ mod accept;
 mod builder;
 mod crew;
 mod handle;
+mod inherited;
+mod listen;
 mod signals;
 
 pub use builder::{Builder, Server};
 pub use handle::{Report, ServerHandle};
+pub use listen::UnixSocket;

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +18,7 @@ use crate::hub::{Hub, Member, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing};
 use crate::outbox::{Buffered, Encoded, Prepared, Request};
 use crate::shutdown::Shutdown;
+use crate::transport::Peer;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
 
 /// One client, for as long as it is connected and for anybody who wants to send it something.
@@ -43,10 +44,25 @@ impl Session {
         self.0.id
     }
 
-    /// The address of the other end of the socket; `None` for a connection in memory.
+    /// The address of the other end of the socket, which is the proxy's, if there is one in front.
+    ///
+    /// `None` for Unix sockets, in-memory connections, and streams that were served without an
+    /// address; [`peer`](Self::peer) tells them apart.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.peer().addr()
+    }
+
+    /// The other end of the connection, which is the proxy, if there is one in front.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
         self.0.profile.peer()
+    }
+
+    /// The client's IP address: see [`Request::client_ip`](crate::Request::client_ip).
+    #[must_use]
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.0.profile.client_ip()
     }
 
     /// The path of the request that opened the session, as it was sent (not percent-decoded).
@@ -247,7 +263,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("id", &self.id())
-            .field("peer", &self.peer_addr())
+            .field("peer", &format_args!("{}", self.peer()))
             .field("open", &self.is_open())
             .finish_non_exhaustive()
     }

@@ -66,7 +66,7 @@ impl Link {
             Then::AwaitPeer | Then::Finish => {
                 // With input left unread, closing would reset the connection.
                 let unread = match &mut self.transport {
-                    Some(transport) => transport.poll_readable(cx).is_ready(),
+                    Some(transport) => transport.poll_unread(cx).is_ready(),
                     None => false,
                 };
                 if unread { self.linger() } else { self.finish() }
