@@ -3,9 +3,15 @@
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
 //! [`Builder::config`](crate::Builder::config).
 
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::time::Duration;
 
 use crate::http::OriginPolicy;
+
+#[cfg(feature = "tls")]
+pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
 /// What a server promises about time, size and number; [`Config::default`] is fit for production.
 ///
@@ -31,6 +37,10 @@ pub struct Config {
     /// Whether messages may be compressed. Default `None`: no.
     #[cfg(feature = "deflate")]
     pub deflate: Option<Deflate>,
+    /// Certificates and keys, for the listeners that speak TLS. Default `None`: there are no such
+    /// listeners.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Config {
@@ -43,6 +53,8 @@ impl Default for Config {
             limits: Limits::default(),
             #[cfg(feature = "deflate")]
             deflate: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -156,7 +168,7 @@ impl Deflate {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From `accept` to the 101: request head and accept hook together. Default 10 s.
+    /// From `accept` to the 101: TLS handshake, request head and accept hook together. Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///

@@ -29,6 +29,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// A certificate, a key or a list of authorities that cannot be used; says what to do about it.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The system refused something else that the server cannot do without.
     System {
         /// What was tried.
@@ -66,6 +74,8 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            #[cfg(feature = "tls")]
+            Self::Tls { file, problem } => write!(f, "TLS: {}: {problem}", file.display()),
             Self::System { what, source } => {
                 write!(f, "{what}: {source}")?;
                 if matches!(source.raw_os_error(), Some(23 | 24)) {
@@ -87,6 +97,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => None,
             Self::Bind { source, .. } | Self::System { source, .. } => Some(source),
         }
     }

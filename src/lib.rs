@@ -13,6 +13,8 @@ mod outbox;
 mod server;
 mod session;
 mod shutdown;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod ws;
 
@@ -29,6 +31,8 @@ pub use session::{
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
+#[cfg(feature = "tls")]
+pub use tls::{ClientCertificate, TlsInfo, TlsStatus};
 pub use transport::MemoryStream;
 
 /// Longer explanations than fit beside one name.

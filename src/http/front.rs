@@ -34,17 +34,27 @@ const HEAD_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a refused client may take to read why. Not configurable: it costs a refused client at
 /// most this, and a shorter one would lose answers on slow lines.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of a refused client that are read and thrown away, so that closing does not reset the
 /// connection before the answer was read.
-const LINGER_BYTES: usize = 64 * 1024;
+pub(crate) const LINGER_BYTES: usize = 64 * 1024;
 
 /// A client that has got its 101.
 pub(crate) struct Admitted {
     pub(crate) membership: Membership,
     /// What came after the head.
     pub(crate) input: Vec<u8>,
+}
+
+/// What has been found out about a connection before its request.
+pub(crate) struct Approach {
+    /// When the handshake must be over.
+    pub(crate) deadline: Time,
+    /// What has been read of the request.
+    pub(crate) received: Vec<u8>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::TlsInfo>,
 }
 
 /// What the front door needs to know.
@@ -86,10 +96,14 @@ impl<'a, H: Handler> Door<'a, H> {
     /// dropped.
     ///
     /// A place for a session is taken before the application is asked.
-    pub(crate) async fn admit(&self, transport: &mut Transport) -> Option<Admitted> {
-        let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
+    pub(crate) async fn admit(
+        &self,
+        transport: &mut Transport,
+        approach: Approach,
+    ) -> Option<Admitted> {
+        let deadline = approach.deadline;
         let outcome = future::or(
-            self.handshake(transport, deadline),
+            self.handshake(transport, approach),
             future::or(
                 async {
                     self.worker.sleep_until(deadline).await;
@@ -124,7 +138,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Ready when the server stops. The worker wakes every connection then.
-    async fn stopping(&self) {
+    pub(crate) async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
             .await;
     }
@@ -132,10 +146,13 @@ impl<'a, H: Handler> Door<'a, H> {
     async fn handshake(
         &self,
         transport: &mut Transport,
-        deadline: Time,
+        approach: Approach,
     ) -> Result<Admitted, Outcome> {
-        let (head, input) = self.read_head(transport, deadline).await?;
+        let (head, input) =
+            self.read_head(transport, approach.received, approach.deadline).await?;
         let request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        #[cfg(feature = "tls")]
+        let request = request.over(approach.tls);
         self.head_only.set(request.method() == Method::HEAD);
         self.hub.config.origins.check(&request)?;
         let offer = upgrade::check(&request)?;
@@ -172,17 +189,20 @@ impl<'a, H: Handler> Door<'a, H> {
     async fn read_head(
         &self,
         transport: &mut Transport,
+        mut received: Vec<u8>,
         deadline: Time,
     ) -> Result<(Vec<u8>, Vec<u8>), Outcome> {
         let limits = &self.hub.config.limits;
         let mut scanner = HeadScanner::default();
-        let mut received = Vec::new();
         // Before the first byte only the whole handshake's deadline counts: browsers open
         // connections in advance.
         let mut slowest = deadline;
         let mut begun = None;
         loop {
-            self.read(transport, &mut received, slowest).await?;
+            // What TLS was looked for in is the first read.
+            if begun.is_some() || received.is_empty() {
+                self.read(transport, &mut received, slowest).await?;
+            }
             let now = self.worker.now();
             if let Some(len) = scanner.scan(&received, limits.head_bytes)? {
                 let input = received.split_off(len);
@@ -229,7 +249,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Writes the response and waits a moment for the peer to have read it.
-    async fn refuse(&self, transport: &mut Transport, response: &Response) {
+    pub(crate) async fn refuse(&self, transport: &mut Transport, response: &Response) {
         let status = response.status();
         let level = match status {
             status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
@@ -273,7 +293,7 @@ impl<'a, H: Handler> Door<'a, H> {
         .await
     }
 
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.peer.map_or_else(|| "in-memory connection".to_owned(), |peer| peer.to_string())
     }
 }

@@ -10,6 +10,8 @@ use ::http::Method;
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
 
 /// How many headers are kept at most. A browser sends about 15 and proxies add some; the room for
 /// parsing this many is 2 KiB of stack.
@@ -31,6 +33,8 @@ pub struct Request {
     host: Span,
     fields: Vec<Field>,
     peer: Option<SocketAddr>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsInfo>,
 }
 
 impl Request {
@@ -126,6 +130,20 @@ impl Request {
         self.peer
     }
 
+    /// What both sides have agreed on by TLS: the version, the host that the client asked for, the
+    /// certificate that it has shown. `None` without TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
+    }
+
+    /// The same request over TLS.
+    #[cfg(feature = "tls")]
+    pub(super) fn over(self, tls: Option<TlsInfo>) -> Self {
+        Self { tls, ..self }
+    }
+
     /// The subprotocols that the client offers, in its order of preference (RFC 6455 section 1.9).
     ///
     /// They come from all `Sec-WebSocket-Protocol` lines. In a WebSocket handshake each is a token
@@ -207,7 +225,17 @@ impl Request {
             ));
         };
         let (target, path) = (Span::of(target.as_bytes(), &head), Span::of(path.as_bytes(), &head));
-        Ok(Self { method, target, path, host, fields, peer, head })
+        Ok(Self {
+            method,
+            target,
+            path,
+            host,
+            fields,
+            peer,
+            #[cfg(feature = "tls")]
+            tls: None,
+            head,
+        })
     }
 
     /// All headers, names and values as bytes.

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use futures_lite::future;
 use rustix::net::SendFlags;
 
-use super::crew::{Incoming, IncomingLink, Station};
+use super::crew::{Incoming, IncomingLink, Listening, Speaks, Station};
 use crate::executor::Worker;
 use crate::session::Handler;
 use crate::transport::Listener;
@@ -30,19 +29,25 @@ Connection: close\r\nContent-Length: 0\r\n\r\n";
 pub(super) fn spawn<H: Handler>(
     worker: &Rc<Worker>,
     station: &Rc<Station<H>>,
-    listener: TcpListener,
+    listening: Listening,
 ) -> io::Result<()> {
+    let Listening { listener, speaks } = listening;
     let listener = Listener::new(worker, listener)?;
     let (home, station) = (Rc::clone(worker), Rc::clone(station));
     worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
         let stopping = station.crew.hub.shutdown.stopping();
-        future::or(accept(&home, &station, listener), stopping).await;
+        future::or(accept(&home, &station, listener, speaks), stopping).await;
     });
     Ok(())
 }
 
-async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut listener: Listener) {
+async fn accept<H: Handler>(
+    worker: &Rc<Worker>,
+    station: &Rc<Station<H>>,
+    mut listener: Listener,
+    speaks: Speaks,
+) {
     let mut backoff = BACKOFF_MIN;
     let mut in_turn = 0;
     loop {
@@ -51,10 +56,10 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
                 backoff = BACKOFF_MIN;
                 match station.crew.hub.limits.handshake(peer.map(|peer| peer.ip())) {
                     Some(handshake) => {
-                        let link = IncomingLink::Tcp(fd, peer);
+                        let link = IncomingLink::Tcp(fd, peer, speaks);
                         station.place(worker, Incoming { link, handshake });
                     }
-                    None => turn_away(&fd),
+                    None => turn_away(&fd, speaks),
                 }
             }
             Err(error) => {
@@ -75,7 +80,11 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
 }
 
 /// Says "later" as well as that can be done without waiting for anything.
-fn turn_away(fd: &OwnedFd) {
+fn turn_away(fd: &OwnedFd, speaks: Speaks) {
     log::debug!("too many handshakes under way: a connection is turned away");
+    // Who waits for TLS could not read it.
+    if speaks != Speaks::Plain {
+        return;
+    }
     let _ = rustix::net::send(fd, OVERLOADED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }

@@ -6,12 +6,14 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crew::{Crew, Duty};
+use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
 use super::signals::Interrupts;
 use crate::config::Config;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
+#[cfg(feature = "tls")]
+use crate::config::Tls;
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -20,6 +22,8 @@ use crate::message::Message;
 use crate::session::{
     Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Session, Set, Streaming,
 };
+#[cfg(feature = "tls")]
+use crate::tls::Store;
 use crate::transport::Listener;
 
 /// How much later than our own timers the kernel gives up a peer.
@@ -42,7 +46,7 @@ impl Server {
 #[must_use = "a builder does nothing until `start` or `run`"]
 pub struct Builder<H = Closures> {
     config: Config,
-    listeners: Vec<Source>,
+    listeners: Vec<(Source, Speaks)>,
     handler: H,
 }
 
@@ -58,17 +62,48 @@ impl<H> Builder<H> {
     ///
     /// A name is resolved here and now, which may block, and the first of its addresses that can be
     /// listened on is used.
-    pub fn bind(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+    pub fn bind(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Plain)
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for clients that speak TLS (`wss://`). What
+    /// it needs is said with [`tls`](Self::tls).
+    ///
+    /// Who sends a request without TLS is told so.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Tls)
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for both clients that speak TLS and clients
+    /// that do not: a TLS connection begins with the byte 22 (RFC 8446 section 5.1), which no request
+    /// does.
+    ///
+    /// For moving a port from `ws://` to `wss://` while clients of both kinds are there. Who can choose
+    /// takes two ports, because nothing tells a client here that it should have used TLS.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls_or_plain(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Either)
+    }
+
+    fn listen_on(mut self, address: impl ToSocketAddrs + fmt::Debug, speaks: Speaks) -> Self {
         let addresses = address.to_socket_addrs().map(Iterator::collect);
         let name = format!("{address:?}").trim_matches('"').to_owned();
-        self.listeners.push(Source::Address(name, addresses));
+        self.listeners.push((Source::Address(name, addresses), speaks));
         self
     }
 
     /// Serves a TCP socket that already listens, for example one that was inherited. Its options
     /// are left as they are; `TCP_NODELAY` should be set on it.
     pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(Source::Listener(listener));
+        self.listeners.push((Source::Listener(listener), Speaks::Plain));
+        self
+    }
+
+    /// The same for clients that speak TLS, as with [`bind_tls`](Self::bind_tls).
+    #[cfg(feature = "tls")]
+    pub fn tls_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push((Source::Listener(listener), Speaks::Tls));
         self
     }
 
@@ -101,6 +136,13 @@ impl<H> Builder<H> {
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: Deflate) -> Self {
         self.config.deflate = Some(deflate);
+        self
+    }
+
+    /// Certificates and keys for the listeners that speak TLS. They are read when the server starts.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.config.tls = Some(tls);
         self
     }
 
@@ -220,19 +262,43 @@ impl<H: Handler> Builder<H> {
             .write_stall
             .max(timeouts.ping.unwrap_or_default().saturating_add(timeouts.pong));
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
+        #[cfg(feature = "tls")]
+        let tls = {
+            let needed = self.listeners.iter().any(|(_, speaks)| *speaks != Speaks::Plain);
+            if needed && config.tls.is_none() {
+                return Err(Error::Config(
+                    "a listener is to speak TLS, and there is no certificate: call `Builder::tls`"
+                        .into(),
+                ));
+            }
+            // Before anything listens: whoever cannot serve anybody leaves the port alone.
+            config.tls.clone().map(Store::new).transpose()?
+        };
         let mut listeners = Vec::new();
-        for source in self.listeners {
-            listeners.push(listen(source, config.backlog, liveness)?);
+        for (source, speaks) in self.listeners {
+            let listener = listen(source, config.backlog, liveness)?;
+            listeners.push(Listening { listener, speaks });
         }
-        let addresses =
-            listeners.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>().map_err(
-                |source| Error::System { what: "cannot read a listener's address", source },
-            )?;
+        let addresses = listeners
+            .iter()
+            .map(|listening| listening.listener.local_addr())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::System {
+                what: "cannot read a listener's address",
+                source,
+            })?;
         let hub = Hub::new(self.config, Clock::kernel());
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }
-        let (crew, duties) = Crew::new(hub, self.handler, listeners, workers);
+        let (crew, duties) = Crew::new(
+            hub,
+            self.handler,
+            listeners,
+            #[cfg(feature = "tls")]
+            tls,
+            workers,
+        );
         Ok(Assembled { crew, duties, addresses })
     }
 
@@ -333,6 +399,10 @@ fn check(config: &Config) -> Result<usize> {
         if duration == Some(Duration::ZERO) {
             return Err(Error::Config(format!("{name} is zero: it must be longer than nothing")));
         }
+    }
+    #[cfg(feature = "tls")]
+    if config.tls.as_ref().is_some_and(|tls| tls.watch == Some(Duration::ZERO)) {
+        return Err(Error::Config("tls.watch is zero: it must be longer than nothing".into()));
     }
     let limits = &config.limits;
     let numbers = [

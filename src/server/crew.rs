@@ -16,13 +16,17 @@ use futures_lite::future;
 use smol::channel::{Receiver, Sender};
 
 use super::accept;
+#[cfg(feature = "tls")]
+use super::secure;
 use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
-use crate::http::front::{Admitted, Door};
+use crate::http::front::{Admitted, Approach, Door};
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
+#[cfg(feature = "tls")]
+use crate::tls::Store;
 use crate::transport::{Memory, Tcp, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
@@ -50,6 +54,9 @@ pub struct Report {
 /// What all workers of a server, and its handle, share.
 pub(super) struct Crew {
     pub(super) hub: Arc<Hub>,
+    /// What the listeners with TLS need.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Arc<Store>>,
     posts: Vec<Post>,
     running: AtomicUsize,
     report: OnceLock<Report>,
@@ -63,6 +70,25 @@ struct Post {
     load: AtomicUsize,
 }
 
+/// A socket that listens, and what is spoken there.
+pub(super) struct Listening {
+    pub(super) listener: TcpListener,
+    pub(super) speaks: Speaks,
+}
+
+/// What is expected of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP.
+    Plain,
+    /// HTTP over TLS.
+    #[cfg(feature = "tls")]
+    Tls,
+    /// One or the other: its first byte tells.
+    #[cfg(feature = "tls")]
+    Either,
+}
+
 /// A new connection.
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
@@ -70,7 +96,7 @@ pub(super) struct Incoming {
 }
 
 pub(super) enum IncomingLink {
-    Tcp(OwnedFd, Option<SocketAddr>),
+    Tcp(OwnedFd, Option<SocketAddr>, Speaks),
     Memory(Memory),
 }
 
@@ -80,7 +106,8 @@ impl Crew {
     pub(super) fn new<H: Handler>(
         hub: Arc<Hub>,
         handler: H,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listening>,
+        #[cfg(feature = "tls")] tls: Option<Arc<Store>>,
         workers: usize,
     ) -> (Arc<Self>, Vec<Duty<H>>) {
         let clock = hub.clock.clone();
@@ -90,13 +117,15 @@ impl Crew {
             senders.into_iter().map(|intake| Post { intake, load: AtomicUsize::new(0) }).collect();
         let crew = Arc::new(Self {
             hub,
+            #[cfg(feature = "tls")]
+            tls,
             posts,
             running: AtomicUsize::new(workers),
             report: OnceLock::new(),
             finished: Event::new(),
         });
         // Listeners are dealt out like cards.
-        let mut hands: Vec<Vec<TcpListener>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut hands: Vec<Vec<Listening>> = (0..workers).map(|_| Vec::new()).collect();
         for (i, listener) in listeners.into_iter().enumerate() {
             hands[i % workers].push(listener);
         }
@@ -231,7 +260,7 @@ impl Crew {
 /// What one worker has to do.
 pub(super) struct Duty<H> {
     station: Station<H>,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Listening>,
     intake: Receiver<Incoming>,
 }
 
@@ -268,7 +297,7 @@ impl<H: Handler> Station<H> {
     /// A worker that listens; if it cannot, nothing is left of it.
     fn prepare(
         self: &Rc<Self>,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listening>,
         interrupts: Option<&Interrupts>,
     ) -> io::Result<(Rc<Worker>, Option<Registered>)> {
         let worker = Worker::new(self.index, self.clock.clone())?;
@@ -297,6 +326,16 @@ impl<H: Handler> Station<H> {
         interrupts: Option<&Interrupts>,
     ) {
         worker.spawn(Rc::clone(self).take_in(Rc::clone(&worker), intake));
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.crew.tls.as_ref().filter(|_| self.index == 0) {
+            if let Some(every) = tls.settings().watch {
+                let (station, home, tls) = (Rc::clone(self), Rc::clone(&worker), Arc::clone(tls));
+                worker.spawn(async move {
+                    let stopping = station.crew.hub.shutdown.stopping();
+                    future::or(secure::watch(&home, &tls, every), stopping).await;
+                });
+            }
+        }
         let shutdown = &self.crew.hub.shutdown;
         let mut phase = shutdown::Phase::Running;
         let mut changed = shutdown.listen();
@@ -376,17 +415,17 @@ impl<H: Handler> Station<H> {
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
         let Incoming { link, handshake } = incoming;
-        let (transport, peer) = match link {
-            IncomingLink::Memory(memory) => (Transport::Memory(memory), None),
-            IncomingLink::Tcp(fd, peer) => match Tcp::new(worker, fd) {
-                Ok(tcp) => (Transport::Tcp(tcp), peer),
+        let (transport, peer, speaks) = match link {
+            IncomingLink::Memory(memory) => (Transport::Memory(memory), None, Speaks::Plain),
+            IncomingLink::Tcp(fd, peer, speaks) => match Tcp::new(worker, fd) {
+                Ok(tcp) => (Transport::Tcp(tcp), peer, speaks),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
                     return;
                 }
             },
         };
-        let arrival = Box::new(Arrival { transport, peer, handshake });
+        let arrival = Box::new(Arrival { transport, peer, speaks, handshake });
         worker.spawn(connection(Rc::clone(worker), load, arrival));
     }
 }
@@ -413,6 +452,7 @@ impl Drop for Leave {
 struct Arrival {
     transport: Transport,
     peer: Option<SocketAddr>,
+    speaks: Speaks,
     handshake: hub::Handshake,
 }
 
@@ -455,9 +495,27 @@ async fn open<H: Handler>(
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { mut transport, peer, handshake } = *arrival;
+    let Arrival { transport, peer, speaks, handshake } = *arrival;
     let door = Door::new(worker, hub, &*station.handler, peer);
-    let Admitted { membership, input } = door.admit(&mut transport).await?;
+    let deadline = worker.now() + hub.config.timeouts.handshake;
+    let (mut transport, approach) = match speaks {
+        Speaks::Plain => {
+            let approach = Approach {
+                deadline,
+                received: Vec::new(),
+                #[cfg(feature = "tls")]
+                tls: None,
+            };
+            (transport, approach)
+        }
+        #[cfg(feature = "tls")]
+        Speaks::Tls | Speaks::Either => {
+            let tls = station.crew.tls.as_ref()?;
+            let either = speaks == Speaks::Either;
+            Box::pin(secure::secure(&door, tls, transport, either, deadline)).await?
+        }
+    };
+    let Admitted { membership, input } = door.admit(&mut transport, approach).await?;
     drop(handshake);
     let member = membership.member();
     log::debug!(

@@ -101,6 +101,34 @@ impl ServerHandle {
         Ok(client)
     }
 
+    /// Reads the certificates and keys again. If they pass every check, new handshakes use them from now
+    /// on; if not, nothing changes. Open sessions go on with what they began with, in both cases.
+    ///
+    /// It reads files and may have to work for a moment on a key's password: in a handler, call it with
+    /// `smol::unblock`. Files that change are also read again without this call
+    /// ([`Tls::watch`](crate::config::Tls::watch)).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tls`] names the file and what is wrong with it, [`Error::Config`] says that the server
+    /// has no TLS.
+    #[cfg(feature = "tls")]
+    pub fn reload_tls(&self) -> Result<()> {
+        match &self.0.crew.tls {
+            Some(tls) => tls.reload(),
+            None => Err(Error::Config(
+                "there are no certificates to read again: the server has no TLS".into(),
+            )),
+        }
+    }
+
+    /// What the certificates in use are like; `None` if the server has no TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_status(&self) -> Option<crate::tls::TlsStatus> {
+        self.0.crew.tls.as_ref().map(|tls| tls.status())
+    }
+
     /// A worker listens to the signals.
     pub(super) fn leave_signals_to_worker(&self) {
         *self.0.signals.lock().unwrap_or_else(PoisonError::into_inner) = Signals::Worker;

@@ -4,6 +4,8 @@ mod accept;
 mod builder;
 mod crew;
 mod handle;
+#[cfg(feature = "tls")]
+mod secure;
 mod signals;
 
 pub use builder::{Builder, Server};
