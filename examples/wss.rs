@@ -43,11 +43,8 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), BoxError> {
-    let mut args = common::Args::parse_with_flags(
-        USAGE,
-        &["--cert", "--key", "--client-ca"],
-        &["--plain"],
-    )?;
+    let mut args =
+        common::Args::parse_with_flags(USAGE, &["--cert", "--key", "--client-ca"], &["--plain"])?;
     common::log_to(None)?;
     let mut path = |option, default| {
         args.value(option).map_or_else(|| format!("{CERTS}/{default}"), str::to_owned)

@@ -148,8 +148,7 @@ impl<'a, H: Handler> Door<'a, H> {
         transport: &mut Transport,
         approach: Approach,
     ) -> Result<Admitted, Outcome> {
-        let (head, input) =
-            self.read_head(transport, approach.received, approach.deadline).await?;
+        let (head, input) = self.read_head(transport, approach.received, approach.deadline).await?;
         let request = Request::parse(head, self.peer, MAX_HEADERS)?;
         #[cfg(feature = "tls")]
         let request = request.over(approach.tls);

@@ -283,10 +283,7 @@ impl<H: Handler> Builder<H> {
             .iter()
             .map(|listening| listening.listener.local_addr())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|source| Error::System {
-                what: "cannot read a listener's address",
-                source,
-            })?;
+            .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
         let hub = Hub::new(self.config, Clock::kernel());
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");

@@ -62,7 +62,9 @@ pub(super) fn identity(identity: &Identity, provider: &CryptoProvider) -> Result
                 ),
             ));
         }
-        Err(error) => return Err(wrong(certificate, format!("the certificate is refused: {error}"))),
+        Err(error) => {
+            return Err(wrong(certificate, format!("the certificate is refused: {error}")));
+        }
     }
     Ok(Loaded { key: Arc::new(certified), not_after })
 }
@@ -197,7 +199,8 @@ fn sections(file: &Path, bytes: &[u8]) -> Result<Vec<(SectionKind, Vec<u8>)>> {
 /// Nothing that we know is in the file.
 fn not_pem(file: &Path, bytes: &[u8], what: &str) -> Error {
     let problem = if find(bytes, b"-----BEGIN OPENSSH PRIVATE KEY-----") {
-        "this is a key of OpenSSH, which TLS does not use: make one with `openssl genpkey`".to_owned()
+        "this is a key of OpenSSH, which TLS does not use: make one with `openssl genpkey`"
+            .to_owned()
     } else if find(bytes, b"-----BEGIN ") {
         format!("there is no {what} in this PEM file")
     } else if bytes.first() == Some(&0x30) {
@@ -215,7 +218,9 @@ fn not_pem(file: &Path, bytes: &[u8], what: &str) -> Error {
             format!("this seems to be DER, and PEM is needed: convert it with `{convert}`")
         }
     } else {
-        format!("the format is unknown: PEM is needed, with a line `-----BEGIN ..` before each {what}")
+        format!(
+            "the format is unknown: PEM is needed, with a line `-----BEGIN ..` before each {what}"
+        )
     };
     wrong(file, problem)
 }
@@ -391,7 +396,9 @@ fn check_mode(file: &Path) -> Result<()> {
     if mode & 0o002 != 0 {
         return Err(wrong(
             file,
-            format!("everybody on this machine may change this key (mode {mode:04o}): `chmod 600` it"),
+            format!(
+                "everybody on this machine may change this key (mode {mode:04o}): `chmod 600` it"
+            ),
         ));
     }
     if mode & 0o004 != 0 {

@@ -298,16 +298,15 @@ impl Tls {
                         if self.outgoing.capacity() == 0 {
                             self.outgoing = self.worker.pool().take(Size::holding(most));
                         }
-                        let encrypted =
-                            append(&mut self.outgoing, most, |room| {
-                                match traffic.encrypt(plaintext, room) {
-                                    Ok(count) => Ok(count),
-                                    Err(EncryptError::InsufficientSize(it)) => {
-                                        Err(Some(it.required_size))
-                                    }
-                                    Err(EncryptError::EncryptExhausted) => Err(None),
+                        let encrypted = append(&mut self.outgoing, most, |room| {
+                            match traffic.encrypt(plaintext, room) {
+                                Ok(count) => Ok(count),
+                                Err(EncryptError::InsufficientSize(it)) => {
+                                    Err(Some(it.required_size))
                                 }
-                            });
+                                Err(EncryptError::EncryptExhausted) => Err(None),
+                            }
+                        });
                         if encrypted {
                             self.accepted = plaintext.len();
                         }
@@ -327,12 +326,16 @@ impl Tls {
         }
     }
 
-    /// The connection is over; the peer is told why by an alert.
+    /// The connection is over; the peer is told why by an alert. rustls is not asked anything after this.
     #[cold]
     fn fail(&mut self, error: rustls::Error) {
-        while let Ok(ConnectionState::EncodeTlsData(mut data)) =
-            self.machine.process_tls_records(&mut self.incoming[self.start..]).state
-        {
+        // Only what rustls wants to say: if it came to look at the same record again, it would find the
+        // second reason for an alert, and it takes two to be a bug of its own.
+        while self.machine.wants_write() {
+            let status = self.machine.process_tls_records(&mut self.incoming[self.start..]);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
+                break;
+            };
             append(&mut self.outgoing, 64, |room| match data.encode(room) {
                 Ok(count) => Ok(count),
                 Err(EncodeError::InsufficientSize(it)) => Err(Some(it.required_size)),
