@@ -958,6 +958,26 @@ fn the_record_of_a_violation() {
 
 // What was queued when the peer's goodbye came was thrown away: the answer to its last question was
 // among it. It reads until it has our close frame (RFC 6455 section 5.5.1).
+/// The peer sends its close frame and closes its side: both came in one segment, the server read the end of
+/// the stream before it had answered, and took the peer for one that has vanished.
+#[test]
+fn a_peer_that_says_goodbye_and_closes_its_side_at_once_gets_its_answer() {
+    let quiet = Watched::start(|_| {});
+    for _ in 0..10 {
+        let (mut client, _) = quiet.client();
+        let goodbye = frame(true, CLOSE, &1000_u16.to_be_bytes());
+        // Held back until there is more, which is the end.
+        rustix::net::send(&client.stream, &goodbye, rustix::net::SendFlags::MORE).unwrap();
+        client.end_writing();
+        assert_eq!(client.read_close().0, 1000);
+        assert_eq!(client.read_to_end(), b"");
+        let closed = quiet.records.next();
+        assert_closed(&closed, Side::Peer, Cause::PeerClosed, Phase::Closing, Some(1000));
+        assert!(closed.clean, "{closed}");
+    }
+    quiet.server.finish();
+}
+
 #[test]
 fn a_peer_that_says_goodbye_gets_what_is_queued_first() {
     let quiet = Watched::start(|_| {});

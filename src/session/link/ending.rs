@@ -82,6 +82,14 @@ impl Link {
         self.stage = Stage::Lingering;
     }
 
+    /// The peer has said goodbye and waits for our answer: nothing that it sends now matters, not even the
+    /// end of its stream, which often comes in the same segment.
+    #[cold]
+    pub(super) fn owes_answer(&self) -> bool {
+        matches!(self.stage, Stage::Closing | Stage::ClosingBatch)
+            && self.ending.as_ref().is_some_and(|ending| ending.peer_closed)
+    }
+
     /// A request has come while nothing can be written: a close must wait its turn, an abort must
     /// not. Returns whether the session can go to sleep.
     #[cold]

@@ -210,6 +210,9 @@ impl Link {
 
     /// Reads once. Returns whether that changed anything.
     pub(super) fn fill(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.stage != Stage::Open && self.owes_answer() {
+            return false;
+        }
         let Some(transport) = &mut self.transport else {
             return false;
         };
