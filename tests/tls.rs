@@ -506,6 +506,59 @@ fn a_thousand_half_open_handshakes_leave_open_sessions_alone_and_are_gone_in_tim
     server.finish();
 }
 
+/// A handshake takes as long as thousands of messages. Hundreds that came at the same moment were computed
+/// one after the other, and the open sessions of that worker waited for all of them.
+#[test]
+fn handshakes_that_come_at_once_take_turns_with_open_sessions() {
+    const STORM: usize = 300;
+    // A message makes the only worker wait, until everything has arrived.
+    let (release, blocked) = mpsc::channel::<()>();
+    let blocked = std::sync::Mutex::new(blocked);
+    let (began, begun) = heard();
+    let began = std::sync::Mutex::new(began);
+    let builder = Server::builder()
+        .configure(|config| {
+            config.timeouts.handshake = PATIENCE;
+            config.limits.sessions = Some(4000);
+            config.limits.handshakes = Some(1000);
+        })
+        .workers(1)
+        .on_message(async move |session: &Session, message: coracle::Message| {
+            if message.as_text() == Some("wait") {
+                began.lock().unwrap().send(()).unwrap();
+                blocked.lock().unwrap().recv().unwrap();
+            }
+            session.send(message).await
+        });
+    let server = start_tls(builder, tls());
+    let mut open = Secure::open(server.addr());
+    open.send_frame(TEXT, b"wait");
+    begun.next();
+    let mut storm: Vec<_> = (0..STORM).map(|_| server.raw()).collect();
+    let hello = client_hello();
+    storm.iter_mut().for_each(|raw| raw.send(&hello));
+    release.send(()).unwrap();
+    assert_eq!(open.read_frame().payload, b"wait");
+    let (all, done) = mpsc::channel();
+    let waiting = std::thread::spawn(move || {
+        for raw in &mut storm {
+            raw.stream.read_exact(&mut [0]).expect("the server's flight");
+        }
+        all.send(()).unwrap();
+        storm
+    });
+    let mut echoes = 0;
+    while done.try_recv() == Err(mpsc::TryRecvError::Empty) {
+        open.echo("in between");
+        echoes += 1;
+    }
+    // In two or three turns of 256 tasks there would be as many.
+    assert!(echoes >= 10, "only {echoes} messages came through among {STORM} handshakes");
+    drop(waiting.join().unwrap());
+    open.goodbye();
+    server.finish();
+}
+
 #[test]
 fn more_handshakes_than_allowed_are_closed_unread() {
     let server = start_tls(

@@ -97,7 +97,7 @@ async fn first_bytes(worker: &Worker, transport: &mut Transport) -> io::Result<V
         std::task::ready!(transport.poll_readable(cx));
         let mut buffer = worker.pool().take(Size::default());
         let polled = transport.poll_read(cx, &mut buffer);
-        let bytes = buffer.to_vec();
+        let bytes = Vec::from(&*buffer);
         worker.pool().give(buffer);
         polled.map_ok(|_| bytes)
     })
