@@ -519,3 +519,152 @@ fn append(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::thread;
+
+    use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+    use super::*;
+    use crate::config;
+    use crate::executor::Clock;
+    use crate::tls::Store;
+    use crate::transport::{MemoryStream, pair};
+
+    const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+
+    /// A pipe for a client that blocks.
+    struct Blocking(MemoryStream);
+
+    impl Read for Blocking {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            future::block_on(self.0.read(buffer))
+        }
+    }
+
+    impl Write for Blocking {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            future::block_on(self.0.write(bytes))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    type Client = StreamOwned<ClientConnection, Blocking>;
+
+    /// A client on a thread of its own and a server on this one, both after the handshake.
+    fn meet<F: Future<Output = ()> + 'static>(
+        client: impl FnOnce(Client) + Send + 'static,
+        server: impl FnOnce(Tls) -> F + 'static,
+    ) {
+        let (inner, stream) = pair();
+        let client = thread::spawn(move || {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(format!("{CERTS}/ca.pem")).unwrap()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let name = ServerName::try_from("localhost").unwrap();
+            let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+            let mut stream = StreamOwned::new(connection, Blocking(stream));
+            while stream.conn.is_handshaking() {
+                stream.conn.complete_io(&mut stream.sock).unwrap();
+            }
+            client(stream);
+        });
+        let worker = Worker::new(0, Clock::kernel()).unwrap();
+        let settings =
+            config::Tls::new(format!("{CERTS}/server.pem"), format!("{CERTS}/server.key"));
+        let (config, _) = Store::new(settings).unwrap().connection();
+        let mut tls = Tls::new(&worker, Transport::Memory(inner), config, Vec::new()).unwrap();
+        worker.spawn(async move {
+            poll_fn(|cx| tls.poll_handshake(cx)).await.unwrap();
+            server(tls).await;
+        });
+        worker.run(|_| worker.tasks() == 0).unwrap();
+        client.join().unwrap();
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|i| (i % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_reader_with_little_room_gets_everything_in_order() {
+        const COUNT: usize = 200_000;
+        meet(
+            |mut client| {
+                client.write_all(&bytes(COUNT)).unwrap();
+                client.conn.send_close_notify();
+                client.flush().unwrap();
+            },
+            |mut tls| async move {
+                let mut received = Vec::new();
+                let mut buffer = Vec::with_capacity(100);
+                loop {
+                    buffer.clear();
+                    poll_fn(|cx| tls.poll_readable(cx)).await;
+                    match poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap() {
+                        0 => break,
+                        _ => received.extend_from_slice(&buffer),
+                    }
+                }
+                assert!(received == bytes(COUNT));
+                assert!(tls.plain.capacity() == 0 && tls.incoming.len() == tls.start);
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_reported_as_written_has_left_and_what_is_kept_is_bounded() {
+        const COUNT: usize = 1 << 20;
+        let (looked, look) = std::sync::mpsc::channel();
+        meet(
+            move |mut client| {
+                // Reads nothing before the server has filled the pipe.
+                look.recv().unwrap();
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).expect("a close_notify before the end");
+                assert!(received == bytes(COUNT));
+            },
+            move |mut tls| async move {
+                let all = bytes(COUNT);
+                let mut written = 0;
+                let mut full = false;
+                while written < COUNT {
+                    let polled = poll_fn(|cx| {
+                        // Two slices, cut anywhere.
+                        let (head, rest) = all[written..].split_at(5.min(COUNT - written));
+                        Poll::Ready(tls.poll_write(cx, &[IoSlice::new(head), IoSlice::new(rest)]))
+                    })
+                    .await;
+                    match polled {
+                        Poll::Ready(count) => written += count.unwrap(),
+                        Poll::Pending if !full => {
+                            full = true;
+                            // The pipe holds 64 KiB, and not all of that is plaintext.
+                            assert!((1..64 * 1024).contains(&written), "{written}");
+                            let kept = tls.outgoing.len() - tls.unsent;
+                            assert!(kept > 0 && kept <= WRITE_BYTES + 4 * RECORD_OVERHEAD);
+                            assert!(tls.accepted - tls.reported > 0);
+                            looked.send(()).unwrap();
+                        }
+                        Poll::Pending => future::yield_now().await,
+                    }
+                }
+                assert_eq!((tls.outgoing.capacity(), tls.accepted), (0, 0));
+            },
+        );
+    }
+}
