@@ -48,6 +48,9 @@ pub mod docs {
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]
     pub mod streaming {}
+    #[cfg(feature = "tls")]
+    #[doc = include_str!("docs/tls.md")]
+    pub mod tls {}
 }
 
 /// So that the program in the README is compiled with the tests.
