@@ -246,7 +246,8 @@ pub struct Limits {
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of
     /// `sessions`, at least 64. One address may have three quarters of them, and no more than it may
-    /// have sessions. Beyond it a new connection is answered 503 at once, without being read.
+    /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
+    /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
 }
 

@@ -54,6 +54,6 @@ pub mod docs {
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate"))]
+#[cfg(all(doctest, feature = "deflate", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -244,7 +244,8 @@ impl<H: Handler> Builder<H> {
     /// # Errors
     ///
     /// [`Error::Config`] names the setting that cannot be, [`Error::Bind`] the address that cannot
-    /// be listened on, [`Error::System`] what else the system refused. Nothing is left running.
+    /// be listened on, `Error::Tls` the certificate or the key that cannot be used, [`Error::System`]
+    /// what else the system refused. Nothing is left running.
     pub fn start(self) -> Result<ServerHandle> {
         let Assembled { crew, duties, addresses } = self.assemble()?;
         crew.start(duties, 0)?;
