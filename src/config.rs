@@ -3,6 +3,9 @@
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
 //! [`Builder::config`](crate::Builder::config).
 
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::time::Duration;
 
 use std::net::IpAddr;
@@ -10,6 +13,9 @@ use std::net::IpAddr;
 use crate::http::OriginPolicy;
 pub use crate::network::Network;
 use crate::transport::Peer;
+
+#[cfg(feature = "tls")]
+pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
 /// What a server promises about time, size and number; [`Config::default`] is fit for production.
 ///
@@ -37,6 +43,10 @@ pub struct Config {
     /// Whether messages may be compressed. Default `None`: no.
     #[cfg(feature = "deflate")]
     pub deflate: Option<Deflate>,
+    /// Certificates and keys, for the listeners that speak TLS. Default `None`: there are no such
+    /// listeners.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
 }
 
 impl Default for Config {
@@ -50,6 +60,8 @@ impl Default for Config {
             limits: Limits::default(),
             #[cfg(feature = "deflate")]
             deflate: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -235,8 +247,8 @@ impl Proxies {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, request head and
-    /// accept hook together. Default 10 s.
+    /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, TLS handshake,
+    /// request head and accept hook together. Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
@@ -316,7 +328,8 @@ pub struct Limits {
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of
     /// `sessions`, at least 64. One address may have three quarters of them, and no more than it may
-    /// have sessions. Beyond it a new connection is answered 503 at once, without being read.
+    /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
+    /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
 }
 

@@ -39,6 +39,14 @@ pub enum Error {
         /// What the system said, if it was asked.
         source: Option<io::Error>,
     },
+    /// A certificate, a key or a list of authorities that cannot be used; says what to do about it.
+    #[cfg(feature = "tls")]
+    Tls {
+        /// The file.
+        file: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The system refused something else that the server cannot do without.
     System {
         /// What was tried.
@@ -83,6 +91,8 @@ impl fmt::Display for Error {
                     None => Ok(()),
                 }
             }
+            #[cfg(feature = "tls")]
+            Self::Tls { file, problem } => write!(f, "TLS: {}: {problem}", file.display()),
             Self::System { what, source } => {
                 write!(f, "{what}: {source}")?;
                 if matches!(source.raw_os_error(), Some(23 | 24)) {
@@ -105,6 +115,8 @@ impl std::error::Error for Error {
         match self {
             Self::Config(_) => None,
             Self::Listen { source, .. } => Some(source.as_ref()?),
+            #[cfg(feature = "tls")]
+            Self::Tls { .. } => None,
             Self::Bind { source, .. } | Self::System { source, .. } => Some(source),
         }
     }

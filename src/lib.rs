@@ -14,6 +14,8 @@ mod outbox;
 mod server;
 mod session;
 mod shutdown;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 mod ws;
 
@@ -30,6 +32,8 @@ pub use session::{
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
+#[cfg(feature = "tls")]
+pub use tls::{ClientCertificate, TlsInfo, TlsStatus};
 pub use transport::{ListenAddr, MemoryStream, Peer};
 
 /// Longer explanations than fit beside one name.
@@ -47,9 +51,12 @@ pub mod docs {
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]
     pub mod streaming {}
+    #[cfg(feature = "tls")]
+    #[doc = include_str!("docs/tls.md")]
+    pub mod tls {}
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate"))]
+#[cfg(all(doctest, feature = "deflate", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

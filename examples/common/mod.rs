@@ -97,8 +97,13 @@ pub fn exit(outcome: Result<(), BoxError>) -> ExitCode {
 
 /// Prints `listening on ws://ADDRESS/`, for people and for programs that start the example.
 pub fn ready(server: &ServerHandle) {
+    ready_for("ws", server);
+}
+
+/// The same with another scheme.
+pub fn ready_for(scheme: &str, server: &ServerHandle) {
     let mut out = std::io::stdout().lock();
     // A reader that has gone away is no reason to stop serving.
-    let _ = writeln!(out, "listening on ws://{}/", server.local_addr());
+    let _ = writeln!(out, "listening on {scheme}://{}/", server.local_addr());
     let _ = out.flush();
 }

@@ -29,6 +29,13 @@ pub(crate) struct Size {
 impl Size {
     const LARGEST: u8 = SIZES.len() as u8 - 1;
 
+    /// The smallest that holds so much, or else the largest.
+    #[cfg(feature = "tls")]
+    pub(crate) fn holding(bytes: usize) -> Self {
+        let step = SIZES.iter().position(|size| *size >= bytes).unwrap_or(SIZES.len() - 1);
+        Self { step: step as u8, small: 0 }
+    }
+
     pub(crate) fn bytes(self) -> usize {
         SIZES[usize::from(self.step)]
     }

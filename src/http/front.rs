@@ -38,17 +38,38 @@ const HEAD_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a refused client may take to read why. Not configurable: it costs a refused client at
 /// most this, and a shorter one would lose answers on slow lines.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of a refused client that are read and thrown away, so that closing does not reset the
 /// connection before the answer was read.
-const LINGER_BYTES: usize = 64 * 1024;
+pub(crate) const LINGER_BYTES: usize = 64 * 1024;
 
 /// A client that has got its 101.
 pub(crate) struct Admitted {
     pub(crate) membership: Membership,
     /// What came after the head.
     pub(crate) input: Vec<u8>,
+}
+
+/// What has been found out about a connection before its request.
+pub(crate) struct Approach {
+    /// When the handshake must be over.
+    pub(crate) deadline: Time,
+    /// What has been read of the request.
+    pub(crate) received: Vec<u8>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::TlsInfo>,
+}
+
+impl Approach {
+    pub(crate) fn new(deadline: Time) -> Self {
+        Self {
+            deadline,
+            received: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
 }
 
 /// What the front door needs to know.
@@ -98,36 +119,63 @@ impl<'a, H: Handler> Door<'a, H> {
         }
     }
 
-    /// Receives one request and answers it. `None`: there is no session, and the transport can be
-    /// dropped.
+    /// What a proxy has to say of the client before anything else comes (the PROXY protocol). Gives back
+    /// what came behind it; `None`: there is no session, and the transport can be dropped.
     ///
-    /// A place for a session is taken before the application is asked. `under_way` is counted for the
-    /// client as soon as a proxy has said who that is.
-    pub(crate) async fn admit(
+    /// `under_way` is counted for the client from then on.
+    pub(crate) async fn proxied(
         &self,
         transport: &mut Transport,
         under_way: &mut Handshake,
+        deadline: Time,
+    ) -> Option<Vec<u8>> {
+        let step = self.read_proxy_header(transport, under_way, deadline);
+        let outcome = self.in_time(deadline, step).await;
+        self.conclude(transport, outcome).await
+    }
+
+    /// Receives one request and answers it. `None`: there is no session, and the transport can be
+    /// dropped.
+    ///
+    /// A place for a session is taken before the application is asked.
+    pub(crate) async fn admit(
+        &self,
+        transport: &mut Transport,
+        approach: Approach,
     ) -> Option<Admitted> {
-        let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
-        let outcome = future::or(
-            self.handshake(transport, under_way, deadline),
-            future::or(
-                async {
-                    self.worker.sleep_until(deadline).await;
-                    Err(Refusal::request_timeout(
-                        "the handshake took too long: send the whole request at once",
-                    )
-                    .into())
-                },
-                async {
-                    self.stopping().await;
-                    Err(Refusal::unavailable("the server is stopping").into())
-                },
-            ),
-        )
-        .await;
+        let deadline = approach.deadline;
+        let outcome = self.in_time(deadline, self.handshake(transport, approach)).await;
+        self.conclude(transport, outcome).await
+    }
+
+    /// A step of the handshake, until its deadline, or until the server stops.
+    async fn in_time<T>(
+        &self,
+        deadline: Time,
+        step: impl Future<Output = Result<T, Outcome>>,
+    ) -> Result<T, Outcome> {
+        let late = async {
+            self.worker.sleep_until(deadline).await;
+            Err(Refusal::request_timeout(
+                "the handshake took too long: send the whole request at once",
+            )
+            .into())
+        };
+        let stopping = async {
+            self.stopping().await;
+            Err(Refusal::unavailable("the server is stopping").into())
+        };
+        future::or(step, future::or(late, stopping)).await
+    }
+
+    /// Tells the client what has become of it, if that is no session.
+    async fn conclude<T>(
+        &self,
+        transport: &mut Transport,
+        outcome: Result<T, Outcome>,
+    ) -> Option<T> {
         match outcome {
-            Ok(admitted) => Some(admitted),
+            Ok(it) => Some(it),
             Err(Outcome::Gone(error)) => {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
                 None
@@ -179,7 +227,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Ready when the server stops. The worker wakes every connection then.
-    async fn stopping(&self) {
+    pub(crate) async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
             .await;
     }
@@ -187,16 +235,13 @@ impl<'a, H: Handler> Door<'a, H> {
     async fn handshake(
         &self,
         transport: &mut Transport,
-        under_way: &mut Handshake,
-        deadline: Time,
+        approach: Approach,
     ) -> Result<Admitted, Outcome> {
-        let proxies = &self.hub.config.proxies;
-        let mut received = Vec::new();
-        if proxies.speaks_proxy_protocol(self.peer) {
-            self.read_proxy_header(transport, &mut received, under_way, deadline).await?;
-        }
-        let (head, input) = self.read_head(transport, received, deadline).await?;
+        let (head, input) = self.read_head(transport, approach.received, approach.deadline).await?;
         let mut request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        #[cfg(feature = "tls")]
+        request.set_tls(approach.tls);
+        let proxies = &self.hub.config.proxies;
         if !proxies.trusted.is_empty() {
             let lines = request.header_all(forwarded::name(proxies.header));
             self.client.set(forwarded::client_ip(self.nearest.get(), lines, proxies));
@@ -244,23 +289,23 @@ impl<'a, H: Handler> Door<'a, H> {
         self.client.get().map(Address::of_ip).or_else(|| Address::of(self.peer))
     }
 
-    /// The header of the PROXY protocol, which the peer has to begin with; what came behind it stays in
-    /// `received`.
+    /// The header of the PROXY protocol, which the peer has to begin with; gives back what came behind
+    /// it.
     async fn read_proxy_header(
         &self,
         transport: &mut Transport,
-        received: &mut Vec<u8>,
         under_way: &mut Handshake,
         deadline: Time,
-    ) -> Result<(), Outcome> {
+    ) -> Result<Vec<u8>, Outcome> {
         // Before the first byte only the whole handshake's deadline counts, as for the head.
         let mut slowest = deadline;
+        let mut received = Vec::new();
         loop {
-            self.read(transport, received, slowest).await?;
+            self.read(transport, &mut received, slowest).await?;
             if slowest == deadline {
                 slowest = deadline.min(self.worker.now() + HEAD_GRACE);
             }
-            match proxy::parse(received) {
+            match proxy::parse(&received) {
                 Ok(None) => {}
                 Ok(Some(proxy::Header { len, client })) => {
                     received.drain(..len);
@@ -274,10 +319,10 @@ impl<'a, H: Handler> Door<'a, H> {
                             .into());
                         }
                     }
-                    return Ok(());
+                    return Ok(received);
                 }
                 Err(proxy::Invalid::Missing) if self.hub.config.proxies.proxy_protocol_optional => {
-                    return Ok(());
+                    return Ok(received);
                 }
                 Err(proxy::Invalid::Missing) => {
                     return Err(Refusal::bad_request(
@@ -361,7 +406,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Writes the response and waits a moment for the peer to have read it.
-    async fn refuse(&self, transport: &mut Transport, response: &Response) {
+    pub(crate) async fn refuse(&self, transport: &mut Transport, response: &Response) {
         let status = response.status();
         let level = match status {
             status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
@@ -410,7 +455,7 @@ impl<'a, H: Handler> Door<'a, H> {
         .await
     }
 
-    fn name(&self) -> ClientName {
+    pub(crate) fn name(&self) -> ClientName {
         ClientName(self.peer, self.client.get())
     }
 }

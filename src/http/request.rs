@@ -10,6 +10,8 @@ use ::http::Method;
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
+#[cfg(feature = "tls")]
+use crate::tls::TlsInfo;
 use crate::transport::{ClientName, Peer};
 
 /// How many headers are kept at most. A browser sends about 15 and proxies add some; the room for
@@ -33,6 +35,8 @@ pub struct Request {
     fields: Vec<Field>,
     peer: Peer,
     client: Option<IpAddr>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsInfo>,
 }
 
 impl Request {
@@ -149,6 +153,20 @@ impl Request {
         self.client = client;
     }
 
+    /// What both sides have agreed on by TLS: the version, the host that the client asked for, the
+    /// certificate that it has shown. `None` without TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.tls.as_ref()
+    }
+
+    /// It has come over TLS.
+    #[cfg(feature = "tls")]
+    pub(super) fn set_tls(&mut self, tls: Option<TlsInfo>) {
+        self.tls = tls;
+    }
+
     /// The subprotocols that the client offers, in its order of preference (RFC 6455 section 1.9).
     ///
     /// They come from all `Sec-WebSocket-Protocol` lines. In a WebSocket handshake each is a token
@@ -226,7 +244,18 @@ impl Request {
             ));
         };
         let (target, path) = (Span::of(target.as_bytes(), &head), Span::of(path.as_bytes(), &head));
-        Ok(Self { method, target, path, host, fields, peer, client: peer.ip(), head })
+        Ok(Self {
+            method,
+            target,
+            path,
+            host,
+            fields,
+            peer,
+            client: peer.ip(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            head,
+        })
     }
 
     /// All headers, names and values as bytes.

@@ -9,10 +9,10 @@ use std::time::Duration;
 use futures_lite::future;
 use rustix::net::SendFlags;
 
-use super::crew::{Incoming, IncomingLink, Station};
+use super::crew::{Incoming, IncomingLink, Listening, Speaks, Station};
 use crate::executor::Worker;
 use crate::session::Handler;
-use crate::transport::{Bound, Listener};
+use crate::transport::Listener;
 
 /// Connections accepted before the sessions of this worker have their turn: some 300 µs.
 const ACCEPTS_PER_TURN: usize = 64;
@@ -29,19 +29,25 @@ Connection: close\r\nContent-Length: 0\r\n\r\n";
 pub(super) fn spawn<H: Handler>(
     worker: &Rc<Worker>,
     station: &Rc<Station<H>>,
-    bound: Bound,
+    listening: Listening,
 ) -> io::Result<()> {
+    let Listening { bound, speaks } = listening;
     let listener = Listener::new(worker, bound)?;
     let (home, station) = (Rc::clone(worker), Rc::clone(station));
     worker.spawn(async move {
         // Dropping the loop drops the listener: connections that were not accepted are reset.
         let stopping = station.crew.hub.shutdown.stopping();
-        future::or(accept(&home, &station, listener), stopping).await;
+        future::or(accept(&home, &station, listener, speaks), stopping).await;
     });
     Ok(())
 }
 
-async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut listener: Listener) {
+async fn accept<H: Handler>(
+    worker: &Rc<Worker>,
+    station: &Rc<Station<H>>,
+    mut listener: Listener,
+    speaks: Speaks,
+) {
     let mut backoff = BACKOFF_MIN;
     let mut in_turn = 0;
     loop {
@@ -51,9 +57,10 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
                 match station.crew.hub.handshake(peer) {
                     Some(handshake) => {
                         let link = IncomingLink::Socket(fd);
-                        station.place(worker, Incoming { link, peer, handed: None, handshake });
+                        let incoming = Incoming { link, peer, handed: None, speaks, handshake };
+                        station.place(worker, incoming);
                     }
-                    None => turn_away(&fd),
+                    None => turn_away(&fd, speaks),
                 }
             }
             Err(error) => {
@@ -74,7 +81,11 @@ async fn accept<H: Handler>(worker: &Rc<Worker>, station: &Rc<Station<H>>, mut l
 }
 
 /// Says "later" as well as that can be done without waiting for anything.
-fn turn_away(fd: &OwnedFd) {
+fn turn_away(fd: &OwnedFd, speaks: Speaks) {
     log::debug!("too many handshakes under way: a connection is turned away");
+    // Who waits for TLS could not read it.
+    if speaks != Speaks::Plain {
+        return;
+    }
     let _ = rustix::net::send(fd, OVERLOADED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
 }

@@ -7,13 +7,15 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::crew::{Crew, Duty};
+use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
 use super::listen::{Source, UnixSocket};
 use super::signals::Interrupts;
 use crate::config::Config;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
+#[cfg(feature = "tls")]
+use crate::config::Tls;
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -22,7 +24,14 @@ use crate::message::Message;
 use crate::session::{
     Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Session, Set, Streaming,
 };
-use crate::transport::{Bound, ListenAddr};
+#[cfg(feature = "tls")]
+use crate::tls::Store;
+use crate::transport::ListenAddr;
+
+/// What is wrong where TLS is asked for and cannot be spoken.
+#[cfg(feature = "tls")]
+pub(super) const NO_CERTIFICATE: &str =
+    "TLS is to be spoken, and there is no certificate: call `Builder::tls`";
 
 /// How much later than our own timers the kernel gives up a peer.
 const KERNEL_MARGIN: Duration = Duration::from_secs(5);
@@ -44,7 +53,7 @@ impl Server {
 #[must_use = "a builder does nothing until `start` or `run`"]
 pub struct Builder<H = Closures> {
     config: Config,
-    listeners: Vec<Source>,
+    listeners: Vec<(Source, Speaks)>,
     handler: H,
 }
 
@@ -54,17 +63,48 @@ impl<H> Builder<H> {
     ///
     /// A name is resolved here and now, which may block, and the first of its addresses that can be
     /// listened on is used.
-    pub fn bind(mut self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+    pub fn bind(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Plain)
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for clients that speak TLS (`wss://`). What
+    /// it needs is said with [`tls`](Self::tls).
+    ///
+    /// Who sends a request without TLS is told so.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Tls)
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for both clients that speak TLS and clients
+    /// that do not: a TLS connection begins with the byte 22 (RFC 8446 section 5.1), which no request
+    /// does.
+    ///
+    /// For moving a port from `ws://` to `wss://` while clients of both kinds are there. Who can choose
+    /// takes two ports, because nothing tells a client here that it should have used TLS.
+    #[cfg(feature = "tls")]
+    pub fn bind_tls_or_plain(self, address: impl ToSocketAddrs + fmt::Debug) -> Self {
+        self.listen_on(address, Speaks::Either)
+    }
+
+    fn listen_on(mut self, address: impl ToSocketAddrs + fmt::Debug, speaks: Speaks) -> Self {
         let addresses = address.to_socket_addrs().map(Iterator::collect);
         let name = format!("{address:?}").trim_matches('"').to_owned();
-        self.listeners.push(Source::Address(name, addresses));
+        self.listeners.push((Source::Address(name, addresses), speaks));
         self
     }
 
     /// Serves a TCP socket that already listens, for example one that was inherited. Its options
     /// are left as they are; `TCP_NODELAY` should be set on it.
     pub fn listener(mut self, listener: TcpListener) -> Self {
-        self.listeners.push(Source::Tcp(listener));
+        self.listeners.push((Source::Tcp(listener), Speaks::Plain));
+        self
+    }
+
+    /// The same for clients that speak TLS, as with [`bind_tls`](Self::bind_tls).
+    #[cfg(feature = "tls")]
+    pub fn tls_listener(mut self, listener: TcpListener) -> Self {
+        self.listeners.push((Source::Tcp(listener), Speaks::Tls));
         self
     }
 
@@ -77,14 +117,14 @@ impl<H> Builder<H> {
     /// For [`Limits::sessions_per_address`](crate::config::Limits::sessions_per_address) all peers of
     /// all sockets of the Unix family are one address.
     pub fn bind_unix(mut self, socket: impl Into<UnixSocket>) -> Self {
-        self.listeners.push(Source::Path(socket.into()));
+        self.listeners.push((Source::Path(socket.into()), Speaks::Plain));
         self
     }
 
     /// Serves a socket of the Unix family that already listens. Its file is left as it is, also at the
     /// end.
     pub fn unix_listener(mut self, listener: UnixListener) -> Self {
-        self.listeners.push(Source::Unix(listener));
+        self.listeners.push((Source::Unix(listener), Speaks::Plain));
         self
     }
 
@@ -112,14 +152,22 @@ impl<H> Builder<H> {
     /// };
     /// ```
     pub fn listen_fds(mut self) -> Self {
-        self.listeners.push(Source::Inherited(None));
+        self.listeners.push((Source::Inherited(None), Speaks::Plain));
         self
     }
 
     /// The same for the sockets of one name (systemd: `FileDescriptorName=`), if the process gets
     /// others, too.
     pub fn listen_fds_named(mut self, name: impl Into<String>) -> Self {
-        self.listeners.push(Source::Inherited(Some(name.into())));
+        self.listeners.push((Source::Inherited(Some(name.into())), Speaks::Plain));
+        self
+    }
+
+    /// Serves the sockets of one name, as with [`listen_fds_named`](Self::listen_fds_named), for clients
+    /// that speak TLS.
+    #[cfg(feature = "tls")]
+    pub fn listen_fds_tls(mut self, name: impl Into<String>) -> Self {
+        self.listeners.push((Source::Inherited(Some(name.into())), Speaks::Tls));
         self
     }
 
@@ -152,6 +200,13 @@ impl<H> Builder<H> {
     #[cfg(feature = "deflate")]
     pub fn deflate(mut self, deflate: Deflate) -> Self {
         self.config.deflate = Some(deflate);
+        self
+    }
+
+    /// Certificates and keys for the listeners that speak TLS. They are read when the server starts.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.config.tls = Some(tls);
         self
     }
 
@@ -253,7 +308,8 @@ impl<H: Handler> Builder<H> {
     /// # Errors
     ///
     /// [`Error::Config`] names the setting that cannot be, [`Error::Bind`] the address that cannot
-    /// be listened on, [`Error::System`] what else the system refused. Nothing is left running.
+    /// be listened on, `Error::Tls` the certificate or the key that cannot be used, [`Error::System`]
+    /// what else the system refused. Nothing is left running.
     pub fn start(self) -> Result<ServerHandle> {
         let Assembled { crew, duties, addresses } = self.assemble()?;
         crew.start(duties, 0)?;
@@ -271,19 +327,38 @@ impl<H: Handler> Builder<H> {
             .write_stall
             .max(timeouts.ping.unwrap_or_default().saturating_add(timeouts.pong));
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
+        #[cfg(feature = "tls")]
+        let tls = {
+            let needed = self.listeners.iter().any(|(_, speaks)| *speaks != Speaks::Plain);
+            if needed && config.tls.is_none() {
+                return Err(Error::Config(NO_CERTIFICATE.into()));
+            }
+            // Before anything listens: whoever cannot serve anybody leaves the port alone.
+            config.tls.clone().map(Store::new).transpose()?
+        };
         let mut listeners = Vec::new();
-        for source in self.listeners {
-            source.listen(config.backlog, liveness, &mut listeners)?;
+        let mut bound = Vec::new();
+        for (source, speaks) in self.listeners {
+            source.listen(config.backlog, liveness, &mut bound)?;
+            listeners.extend(bound.drain(..).map(|bound| Listening { bound, speaks }));
         }
-        let addresses =
-            listeners.iter().map(Bound::addr).collect::<Result<Vec<_>, _>>().map_err(|source| {
-                Error::System { what: "cannot read a listener's address", source }
-            })?;
+        let addresses = listeners
+            .iter()
+            .map(|listening| listening.bound.addr())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
         let hub = Hub::new(self.config, Clock::kernel());
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }
-        let (crew, duties) = Crew::new(hub, self.handler, listeners, workers);
+        let (crew, duties) = Crew::new(
+            hub,
+            self.handler,
+            listeners,
+            #[cfg(feature = "tls")]
+            tls,
+            workers,
+        );
         Ok(Assembled { crew, duties, addresses })
     }
 
@@ -364,6 +439,10 @@ fn check(config: &Config) -> Result<usize> {
         if duration == Some(Duration::ZERO) {
             return Err(Error::Config(format!("{name} is zero: it must be longer than nothing")));
         }
+    }
+    #[cfg(feature = "tls")]
+    if config.tls.as_ref().is_some_and(|tls| tls.watch == Some(Duration::ZERO)) {
+        return Err(Error::Config("tls.watch is zero: it must be longer than nothing".into()));
     }
     let limits = &config.limits;
     let numbers = [

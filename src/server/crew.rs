@@ -15,14 +15,18 @@ use futures_lite::future;
 use smol::channel::{Receiver, Sender};
 
 use super::accept;
+#[cfg(feature = "tls")]
+use super::secure;
 use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
-use crate::http::front::{Admitted, Door};
+use crate::http::front::{Admitted, Approach, Door};
 use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
+#[cfg(feature = "tls")]
+use crate::tls::Store;
 use crate::transport::{Bound, ClientName, Memory, Peer, Socket, Stream, Transport};
 
 /// What the sessions get for their last callbacks (a message, an error, the close) from when their
@@ -50,6 +54,9 @@ pub struct Report {
 /// What all workers of a server, and its handle, share.
 pub(super) struct Crew {
     pub(super) hub: Arc<Hub>,
+    /// What the listeners with TLS need.
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Arc<Store>>,
     posts: Vec<Post>,
     running: AtomicUsize,
     report: OnceLock<Report>,
@@ -63,12 +70,32 @@ struct Post {
     load: AtomicUsize,
 }
 
+/// A socket that listens, and what is spoken there.
+pub(super) struct Listening {
+    pub(super) bound: Bound,
+    pub(super) speaks: Speaks,
+}
+
+/// What is expected of a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP.
+    Plain,
+    /// HTTP over TLS.
+    #[cfg(feature = "tls")]
+    Tls,
+    /// One or the other: its first byte tells.
+    #[cfg(feature = "tls")]
+    Either,
+}
+
 /// A new connection.
 pub(super) struct Incoming {
     pub(super) link: IncomingLink,
     pub(super) peer: Peer,
     /// It has been upgraded already.
     pub(super) handed: Option<Box<Handed>>,
+    pub(super) speaks: Speaks,
     pub(super) handshake: hub::Handshake,
 }
 
@@ -84,7 +111,8 @@ impl Crew {
     pub(super) fn new<H: Handler>(
         hub: Arc<Hub>,
         handler: H,
-        listeners: Vec<Bound>,
+        listeners: Vec<Listening>,
+        #[cfg(feature = "tls")] tls: Option<Arc<Store>>,
         workers: usize,
     ) -> (Arc<Self>, Vec<Duty<H>>) {
         let clock = hub.clock.clone();
@@ -94,13 +122,15 @@ impl Crew {
             senders.into_iter().map(|intake| Post { intake, load: AtomicUsize::new(0) }).collect();
         let crew = Arc::new(Self {
             hub,
+            #[cfg(feature = "tls")]
+            tls,
             posts,
             running: AtomicUsize::new(workers),
             report: OnceLock::new(),
             finished: Event::new(),
         });
         // Listeners are dealt out like cards.
-        let mut hands: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut hands: Vec<Vec<Listening>> = (0..workers).map(|_| Vec::new()).collect();
         for (i, listener) in listeners.into_iter().enumerate() {
             hands[i % workers].push(listener);
         }
@@ -235,7 +265,7 @@ impl Crew {
 /// What one worker has to do.
 pub(super) struct Duty<H> {
     station: Station<H>,
-    listeners: Vec<Bound>,
+    listeners: Vec<Listening>,
     intake: Receiver<Incoming>,
 }
 
@@ -272,7 +302,7 @@ impl<H: Handler> Station<H> {
     /// A worker that listens; if it cannot, nothing is left of it.
     fn prepare(
         self: &Rc<Self>,
-        listeners: Vec<Bound>,
+        listeners: Vec<Listening>,
         interrupts: Option<&Interrupts>,
     ) -> io::Result<(Rc<Worker>, Option<Registered>)> {
         let worker = Worker::new(self.index, self.clock.clone())?;
@@ -301,6 +331,16 @@ impl<H: Handler> Station<H> {
         interrupts: Option<&Interrupts>,
     ) {
         worker.spawn(Rc::clone(self).take_in(Rc::clone(&worker), intake));
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.crew.tls.as_ref().filter(|_| self.index == 0) {
+            if let Some(every) = tls.settings().watch {
+                let (station, home, tls) = (Rc::clone(self), Rc::clone(&worker), Arc::clone(tls));
+                worker.spawn(async move {
+                    let stopping = station.crew.hub.shutdown.stopping();
+                    future::or(secure::watch(&home, &tls, every), stopping).await;
+                });
+            }
+        }
         let shutdown = &self.crew.hub.shutdown;
         let mut phase = shutdown::Phase::Running;
         let mut changed = shutdown.listen();
@@ -379,7 +419,7 @@ impl<H: Handler> Station<H> {
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
         let load = Load(Rc::clone(self));
-        let Incoming { link, peer, handed, handshake } = incoming;
+        let Incoming { link, peer, handed, speaks, handshake } = incoming;
         let transport = match link {
             IncomingLink::Memory(memory) => Transport::Memory(memory),
             IncomingLink::Stream(stream) => Transport::Stream(stream),
@@ -391,7 +431,7 @@ impl<H: Handler> Station<H> {
                 }
             },
         };
-        let arrival = Box::new(Arrival { transport, peer, handed, handshake });
+        let arrival = Box::new(Arrival { transport, peer, handed, speaks, handshake });
         worker.spawn(connection(Rc::clone(worker), load, arrival));
     }
 }
@@ -419,6 +459,7 @@ struct Arrival {
     transport: Transport,
     peer: Peer,
     handed: Option<Box<Handed>>,
+    speaks: Speaks,
     handshake: hub::Handshake,
 }
 
@@ -461,11 +502,15 @@ async fn open<H: Handler>(
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { mut transport, peer, handed, mut handshake } = *arrival;
+    let Arrival { transport, peer, handed, speaks, mut handshake } = *arrival;
     let door = Door::new(worker, hub, &*station.handler, peer);
-    let Admitted { membership, input } = match handed {
-        None => door.admit(&mut transport, &mut handshake).await?,
-        Some(handed) => door.take_over(&mut transport, *handed).await?,
+    let (transport, Admitted { membership, input }) = match handed {
+        None => admit(station, &door, transport, speaks, &mut handshake).await?,
+        Some(handed) => {
+            let mut transport = transport;
+            let admitted = door.take_over(&mut transport, *handed).await?;
+            (transport, admitted)
+        }
     };
     drop(handshake);
     let member = membership.member();
@@ -478,4 +523,32 @@ async fn open<H: Handler>(
         hub.count(),
     );
     Some(Opened { transport, input, membership })
+}
+
+/// What comes before a request, if anything has to: what a proxy says of the client, then TLS. And the
+/// request.
+async fn admit<H: Handler>(
+    station: &Station<H>,
+    door: &Door<'_, H>,
+    mut transport: Transport,
+    speaks: Speaks,
+    under_way: &mut hub::Handshake,
+) -> Option<(Transport, Admitted)> {
+    let deadline = door.worker.now() + door.hub.config.timeouts.handshake;
+    let mut approach = Approach::new(deadline);
+    if door.hub.config.proxies.speaks_proxy_protocol(door.peer) {
+        approach.received = Box::pin(door.proxied(&mut transport, under_way, deadline)).await?;
+    }
+    match speaks {
+        Speaks::Plain => {}
+        #[cfg(feature = "tls")]
+        Speaks::Tls | Speaks::Either => {
+            let tls = station.crew.tls.as_ref()?;
+            let either = speaks == Speaks::Either;
+            (transport, approach) =
+                Box::pin(secure::secure(door, tls, transport, either, approach)).await?;
+        }
+    }
+    let admitted = door.admit(&mut transport, approach).await?;
+    Some((transport, admitted))
 }

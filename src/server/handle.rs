@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
+#[cfg(feature = "tls")]
+use super::builder::NO_CERTIFICATE;
 pub use super::crew::Report;
-use super::crew::{Crew, Incoming, IncomingLink};
+use super::crew::{Crew, Incoming, IncomingLink, Speaks};
 use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::http::Handover;
@@ -107,7 +109,13 @@ impl ServerHandle {
     pub fn connect(&self) -> Result<MemoryStream> {
         let (server, client) = pair();
         let link = IncomingLink::Memory(server);
-        self.send(link, Peer::Memory, None, "cannot connect to the server in memory")?;
+        self.send(
+            link,
+            Peer::Memory,
+            None,
+            Speaks::Plain,
+            "cannot connect to the server in memory",
+        )?;
         Ok(client)
     }
 
@@ -143,6 +151,28 @@ impl ServerHandle {
         self.send_stream(stream, Peer::tcp(peer), None)
     }
 
+    /// Serves a client that speaks TLS at the other end of any byte stream, with the certificates of
+    /// [`Builder::tls`](crate::Builder::tls). With a `peer` it is otherwise as
+    /// [`serve_from`](Self::serve_from), without one as [`serve`](Self::serve).
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve_from`](Self::serve_from); [`Error::Config`] if the server has no certificate. The
+    /// stream has been dropped then.
+    #[cfg(feature = "tls")]
+    pub fn serve_tls(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: Option<SocketAddr>,
+    ) -> Result<()> {
+        if self.0.crew.tls.is_none() {
+            return Err(Error::Config(NO_CERTIFICATE.into()));
+        }
+        let peer = peer.map_or(Peer::Stream, Peer::tcp);
+        let link = IncomingLink::Stream(Stream::new(stream));
+        self.send(link, peer, None, Speaks::Tls, "cannot serve a stream")
+    }
+
     /// Serves a stream that another HTTP server has upgraded: it has answered 101 to a WebSocket
     /// handshake (RFC 6455 section 4.2.2), and the next bytes are frames.
     ///
@@ -170,7 +200,7 @@ impl ServerHandle {
         handed: Option<Box<Handed>>,
     ) -> Result<()> {
         let link = IncomingLink::Stream(Stream::new(stream));
-        self.send(link, peer, handed, "cannot serve a stream")
+        self.send(link, peer, handed, Speaks::Plain, "cannot serve a stream")
     }
 
     fn send(
@@ -178,6 +208,7 @@ impl ServerHandle {
         link: IncomingLink,
         peer: Peer,
         handed: Option<Box<Handed>>,
+        speaks: Speaks,
         what: &'static str,
     ) -> Result<()> {
         let refused = |kind: ErrorKind| Error::System { what, source: kind.into() };
@@ -188,8 +219,36 @@ impl ServerHandle {
         let Some(handshake) = crew.hub.handshake(peer) else {
             return Err(refused(ErrorKind::WouldBlock));
         };
-        crew.send(Incoming { link, peer, handed, handshake })
+        crew.send(Incoming { link, peer, handed, speaks, handshake })
             .map_err(|_| refused(ErrorKind::WouldBlock))
+    }
+
+    /// Reads the certificates and keys again. If they pass every check, new handshakes use them from now
+    /// on; if not, nothing changes. Open sessions go on with what they began with, in both cases.
+    ///
+    /// It reads files and may have to work for a moment on a key's password: in a handler, call it with
+    /// `smol::unblock`. Files that change are also read again without this call
+    /// ([`Tls::watch`](crate::config::Tls::watch)).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Tls`] names the file and what is wrong with it, [`Error::Config`] says that the server
+    /// has no TLS.
+    #[cfg(feature = "tls")]
+    pub fn reload_tls(&self) -> Result<()> {
+        match &self.0.crew.tls {
+            Some(tls) => tls.reload(),
+            None => Err(Error::Config(
+                "there are no certificates to read again: the server has no TLS".into(),
+            )),
+        }
+    }
+
+    /// What the certificates in use are like; `None` if the server has no TLS.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls_status(&self) -> Option<crate::tls::TlsStatus> {
+        self.0.crew.tls.as_ref().map(|tls| tls.status())
     }
 
     /// A worker listens to the signals.

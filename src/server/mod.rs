@@ -6,6 +6,8 @@ mod crew;
 mod handle;
 mod inherited;
 mod listen;
+#[cfg(feature = "tls")]
+mod secure;
 mod signals;
 
 pub use builder::{Builder, Server};

@@ -87,7 +87,12 @@ pub enum Cause {
     /// The stream ended or was reset without a close frame. What a phone does that loses its
     /// network.
     PeerVanished,
-    /// The socket failed.
+    /// In the middle of a message the TCP stream ended, and TLS had not said that it would
+    /// (close_notify, RFC 8446 section 6.1): it may be that somebody between has cut it.
+    ///
+    /// The same after a whole message or a close frame is nothing: many clients end like that.
+    Truncated,
+    /// The socket failed, or (`InvalidData`) the peer broke TLS.
     Io(io::ErrorKind),
     /// The peer broke RFC 6455 or a bound; the code says which way: 1002, 1007, 1008 or 1009.
     Violation,
@@ -123,6 +128,7 @@ impl fmt::Display for Cause {
         f.write_str(match self {
             Self::PeerClosed => "peer closed",
             Self::PeerVanished => "peer vanished without a close frame",
+            Self::Truncated => "stream cut off in the middle of a message",
             Self::Io(kind) => return write!(f, "socket failed: {kind}"),
             Self::Violation => "protocol or bound violated",
             Self::Requested => "requested",

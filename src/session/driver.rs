@@ -212,9 +212,11 @@ fn report(link: &Link, closed: &Closed) {
         Cause::HandlerFailed | Cause::HandlerPanicked | Cause::WriterStalled | Cause::Cut => {
             log::Level::Warn
         }
-        Cause::Violation | Cause::PongTimeout | Cause::WriteStalled | Cause::Io(_) => {
-            log::Level::Info
-        }
+        Cause::Violation
+        | Cause::Truncated
+        | Cause::PongTimeout
+        | Cause::WriteStalled
+        | Cause::Io(_) => log::Level::Info,
         _ => log::Level::Debug,
     };
     log::log!(

@@ -1,4 +1,5 @@
-//! What carries a session's bytes: a socket, a pipe in memory, or any byte stream.
+//! What carries a session's bytes: a socket, a pipe in memory, or any byte stream; each with or without
+//! TLS.
 
 mod listener;
 mod memory;
@@ -6,6 +7,8 @@ mod peer;
 pub(crate) mod proxy;
 mod socket;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 mod unix;
 
 use std::io::{self, IoSlice};
@@ -20,6 +23,8 @@ pub(crate) use peer::ClientName;
 pub use peer::Peer;
 pub(crate) use socket::Socket;
 pub(crate) use stream::Stream;
+#[cfg(feature = "tls")]
+pub(crate) use tls::Tls;
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
 /// wait. One task at a time polls it.
@@ -29,6 +34,9 @@ pub(crate) enum Transport {
     Socket(Socket),
     Memory(Memory),
     Stream(Stream),
+    /// In a box, so that the others are no larger.
+    #[cfg(feature = "tls")]
+    Tls(Box<Tls>),
 }
 
 impl Transport {
@@ -40,6 +48,8 @@ impl Transport {
             Self::Socket(socket) => socket.poll_readable(),
             Self::Memory(memory) => memory.poll_readable(cx),
             Self::Stream(stream) => stream.poll_readable(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_readable(cx),
         }
     }
 
@@ -49,10 +59,15 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.poll_unread(cx),
             Self::Socket(_) | Self::Memory(_) => self.poll_readable(cx),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_unread(cx),
         }
     }
 
     /// Appends to `buffer`, as much as it has capacity for; `Ok(0)` is the end of the stream.
+    ///
+    /// `UnexpectedEof` is an end that TLS does not vouch for: no close_notify came before it (RFC 8446
+    /// section 6.1).
     ///
     /// Cancel safe: what has been read is in the buffer.
     #[inline]
@@ -65,11 +80,16 @@ impl Transport {
             Self::Socket(socket) => socket.poll_read(buffer),
             Self::Memory(memory) => memory.poll_read(cx, buffer),
             Self::Stream(stream) => stream.poll_read(cx, buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
     }
 
-    /// Writes the beginning of `slices`, and says how much of it. After `Pending` the next call begins
-    /// with the same bytes.
+    /// Writes the beginning of `slices`, and says how much of it: so much has been given to the system.
+    ///
+    /// Whoever has begun to write goes on with the rest of the same bytes, or writes no more: TLS may
+    /// have encrypted more of them than it has reported, and a stream may have taken them before it
+    /// says so.
     #[inline]
     pub(crate) fn poll_write(
         &mut self,
@@ -80,6 +100,8 @@ impl Transport {
             Self::Socket(socket) => socket.poll_write(slices),
             Self::Memory(memory) => memory.poll_write(cx, slices),
             Self::Stream(stream) => stream.poll_write(cx, slices),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.poll_write(cx, slices),
         }
     }
 
@@ -89,6 +111,8 @@ impl Transport {
             Self::Socket(socket) => socket.close_write(),
             Self::Memory(memory) => memory.close_write(),
             Self::Stream(stream) => stream.close_write(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.close_write(),
         }
     }
 }

@@ -163,6 +163,13 @@ impl Codec {
         event
     }
 
+    /// Whether nothing of a message has arrived that is not whole.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Between | State::Closed)
+            && self.message.is_none()
+            && self.control.is_none()
+    }
+
     /// The common case of [`next`](Self::next), apart because nearly every frame is one: a message in one
     /// frame, not compressed, all of it there, with nothing pending, and not streamed. `None` if the
     /// next frame is anything else, and nothing has been done.

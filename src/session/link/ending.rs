@@ -313,6 +313,9 @@ impl Link {
             io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => Cause::PeerVanished,
+            // Behind a whole message nothing is missing that TLS would have protected.
+            io::ErrorKind::UnexpectedEof if self.codec.is_between_messages() => Cause::PeerVanished,
+            io::ErrorKind::UnexpectedEof => Cause::Truncated,
             kind => Cause::Io(kind),
         };
         self.end_now(Side::Peer, cause, None);

@@ -1,0 +1,179 @@
+//! What new handshakes use: the last configuration that passed every check.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+
+use super::files::{self, Stamp};
+use super::names::{self, Names, Question};
+use crate::config::{ClientCertificates, Tls, TlsVersion};
+use crate::error::{Error, Result};
+
+/// The certificates of a server, and how they are replaced.
+pub(crate) struct Store {
+    settings: Tls,
+    current: Mutex<Current>,
+    /// The files as they were when they were last read, with success or without. Locked while they are
+    /// read, so that who comes later also has read later.
+    stamps: Mutex<Vec<Option<Stamp>>>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    names: Arc<Names>,
+    status: TlsStatus,
+}
+
+/// What a server's certificates are like; see
+/// [`ServerHandle::tls_status`](crate::ServerHandle::tls_status).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TlsStatus {
+    /// When the first of the certificates in use expires.
+    pub not_after: SystemTime,
+    /// When those in use were read.
+    pub loaded_at: SystemTime,
+    /// Why the last attempt to replace them has failed; `None` if it has not.
+    pub last_error: Option<String>,
+}
+
+impl Store {
+    /// Reads and checks everything.
+    pub(crate) fn new(settings: Tls) -> Result<Arc<Self>> {
+        let stamps = Mutex::new(stamps(&settings));
+        let current = Mutex::new(load(&settings)?);
+        Ok(Arc::new(Self { settings, current, stamps }))
+    }
+
+    pub(crate) fn settings(&self) -> &Tls {
+        &self.settings
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For one new connection: what rustls needs, and where the name will be that the client asks for.
+    pub(crate) fn connection(&self) -> (Arc<ServerConfig>, Arc<OnceLock<Box<str>>>) {
+        let (config, names) = {
+            let current = self.current();
+            (Arc::clone(&current.config), Arc::clone(&current.names))
+        };
+        let asked = Arc::default();
+        let question = Question { names, asked: Arc::clone(&asked) };
+        // Some ten reference counts, in a handshake that costs a thousand times as much.
+        let mut config = (*config).clone();
+        config.cert_resolver = Arc::new(question);
+        (Arc::new(config), asked)
+    }
+
+    pub(crate) fn status(&self) -> TlsStatus {
+        self.current().status.clone()
+    }
+
+    /// Whether a file is another than the one that was last read. Does not wait: while they are being
+    /// read the answer is no.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.stamps.try_lock().is_ok_and(|stamped| *stamped != stamps(&self.settings))
+    }
+
+    /// Reads everything again. If it passes every check it is used from now on; if not, nothing changes.
+    /// Blocks.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let mut stamped = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
+        // Before they are read: what changes meanwhile is seen next time.
+        *stamped = stamps(&self.settings);
+        match load(&self.settings) {
+            Ok(current) => {
+                *self.current() = current;
+                log::info!("TLS: certificates and keys have been read again");
+                Ok(())
+            }
+            Err(error) => {
+                log::error!("{error}; the certificates that were in use stay in use");
+                self.current().status.last_error = Some(error.to_string());
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Every file once.
+fn paths(settings: &Tls) -> Vec<PathBuf> {
+    let hosts = settings.hosts.iter().map(|(_, identity)| identity);
+    let identities = std::iter::once(&settings.identity).chain(hosts);
+    let authorities = settings.clients.authorities().map(Into::into);
+    identities.flat_map(files::of).chain(authorities).collect()
+}
+
+fn stamps(settings: &Tls) -> Vec<Option<Stamp>> {
+    paths(settings).iter().map(|path| Stamp::of(path)).collect()
+}
+
+fn load(settings: &Tls) -> Result<Current> {
+    let provider = Arc::new(super::provider());
+    let default = files::identity(&settings.identity, &provider)?;
+    let mut not_after = default.not_after;
+    let mut names = Names::new(default.key);
+    for (name, identity) in &settings.hosts {
+        if !names::is_pattern(name) {
+            return Err(Error::Config(format!(
+                "tls.hosts: {name:?} is no host name: write it like \"chat.example.com\" or \
+                 \"*.example.com\""
+            )));
+        }
+        let loaded = files::identity(identity, &provider)?;
+        not_after = not_after.min(loaded.not_after);
+        if !names.insert(name, loaded.key) {
+            return Err(Error::Config(format!("tls.hosts: {name:?} is there twice: leave one")));
+        }
+    }
+    let versions: &[&rustls::SupportedProtocolVersion] = match settings.min_version {
+        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::V1_3 => &[&rustls::version::TLS13],
+    };
+    let cryptography = |source: rustls::Error| Error::System {
+        what: "cannot set up TLS",
+        source: std::io::Error::other(source),
+    };
+    let names = Arc::new(names);
+    let nobody = Question { names: Arc::clone(&names), asked: Arc::default() };
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(versions)
+        .map_err(cryptography)?;
+    let builder = match client_verifier(&settings.clients, &provider)? {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(nobody));
+    // New with every configuration: whoever was let in by the authorities of an earlier one shows its
+    // certificate again.
+    config.ticketer = super::ticketer().map_err(cryptography)?;
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    let status = TlsStatus { not_after, loaded_at: SystemTime::now(), last_error: None };
+    Ok(Current { config: Arc::new(config), names, status })
+}
+
+fn client_verifier(
+    clients: &ClientCertificates,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>> {
+    let (file, required) = match clients {
+        ClientCertificates::Off => return Ok(None),
+        ClientCertificates::Optional(file) => (file, false),
+        ClientCertificates::Required(file) => (file, true),
+    };
+    let roots = Arc::new(files::authorities(file)?);
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider));
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    let verifier = builder.build().map_err(|error| Error::Tls {
+        file: file.clone(),
+        problem: format!("these authorities cannot be used: {error}"),
+    })?;
+    Ok(Some(verifier))
+}

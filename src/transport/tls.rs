@@ -1,0 +1,677 @@
+//! TLS over another transport.
+//!
+//! rustls is driven through its interface without buffers, and not through futures-rustls, for two
+//! reasons. Memory: the buffers are the worker's, as everywhere else, so a session that waits holds
+//! none; rustls's own buffers would stay with each session. And readiness: what has been decrypted and
+//! not yet been read is ours to know, so that an edge of the socket that brought more than one read
+//! could take is not slept through.
+//!
+//! What `poll_write` reports as taken has been taken by the transport below, as the session's books
+//! ask for. The ciphertext of what has been accepted and not been reported is kept here; whoever writes
+//! comes back with the same bytes.
+
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use rustls::ServerConfig;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+
+use super::Transport;
+use crate::executor::{Size, Worker};
+
+/// Plaintext that becomes ciphertext at a time: three records, which fit into a buffer of 64 KiB with
+/// their headers. It bounds what a session has in store beside its outbox.
+const WRITE_BYTES: usize = 3 * RECORD_BYTES;
+
+/// The largest record's plaintext (RFC 8446 section 5.1).
+const RECORD_BYTES: usize = 16 * 1024;
+
+/// What a record adds at most with the ciphers we have: header 5, type 1, tag 16, and in TLS 1.2 the
+/// explicit nonce 8.
+const RECORD_OVERHEAD: usize = 32;
+
+/// How the stream of the peer has ended.
+enum End {
+    Not,
+    /// With a close_notify (RFC 8446 section 6.1).
+    Notified,
+    /// Without one: it may have been cut by anybody.
+    Cut,
+    /// The peer does not speak TLS, or not as we do. Given out once.
+    Failed(Option<io::Error>),
+}
+
+/// The server's side of a TLS connection.
+pub(crate) struct Tls {
+    inner: Transport,
+    worker: Rc<Worker>,
+    machine: UnbufferedServerConnection,
+    /// Ciphertext from the peer; from `start` on it has not been used, and is less than one record.
+    incoming: Vec<u8>,
+    start: usize,
+    /// What has been decrypted and not been read, from `plain_start` on. There is some only if the
+    /// reader had less room than a record has bytes.
+    plain: Vec<u8>,
+    plain_start: usize,
+    /// Ciphertext for the peer, from `unsent` on.
+    outgoing: Vec<u8>,
+    unsent: usize,
+    /// Bytes that have left since there was last nothing to send.
+    left: usize,
+    /// Plaintext in `outgoing`, and how much of it has been reported as written.
+    accepted: usize,
+    reported: usize,
+    end: End,
+    closing: Closing,
+}
+
+/// How far our own end of the stream is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// The close_notify is in `outgoing`; behind it the transport below is to be closed, too.
+    Notified,
+    Closed,
+}
+
+impl Tls {
+    /// A connection of which `received` has been read.
+    pub(crate) fn new(
+        worker: &Rc<Worker>,
+        inner: Transport,
+        config: Arc<ServerConfig>,
+        received: Vec<u8>,
+    ) -> Result<Self, rustls::Error> {
+        Ok(Self {
+            inner,
+            worker: Rc::clone(worker),
+            machine: UnbufferedServerConnection::new(config)?,
+            incoming: received,
+            start: 0,
+            plain: Vec::new(),
+            plain_start: 0,
+            outgoing: Vec::new(),
+            unsent: 0,
+            left: 0,
+            accepted: 0,
+            reported: 0,
+            end: End::Not,
+            closing: Closing::No,
+        })
+    }
+
+    /// What rustls knows of the connection.
+    pub(crate) fn state(&self) -> &rustls::CommonState {
+        &self.machine
+    }
+
+    /// Ready when both sides have agreed.
+    ///
+    /// A handshake costs as much as thousands of messages: those that come at the same time take turns
+    /// with the open sessions.
+    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.start < self.incoming.len() {
+                if !self.worker.may_compute() {
+                    self.worker.yield_turn();
+                    return Poll::Pending;
+                }
+                let worker = Rc::clone(&self.worker);
+                worker.compute(|| self.digest(None, None));
+            }
+            let flushed = self.flush(cx);
+            match &mut self.end {
+                End::Not => {}
+                End::Failed(error) => return Poll::Ready(Err(taken(error))),
+                End::Notified | End::Cut => {
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+            if !self.machine.is_handshaking() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(Err(error)) = flushed {
+                return Poll::Ready(Err(error));
+            }
+            ready!(self.fill(cx, RECORD_BYTES))?;
+        }
+    }
+
+    /// Reads once without understanding it, and throws it away; ready when the stream has ended. For a
+    /// peer whose handshake has failed: closing a socket with unread input would destroy the alert that
+    /// says why.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let _ = self.flush(cx);
+        ready!(self.poll_inner_readable(cx));
+        let pool = self.worker.pool();
+        let mut buffer = pool.take(Size::default());
+        let polled = self.inner.poll_read(cx, &mut buffer);
+        pool.give(buffer);
+        polled
+    }
+
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // What rustls has to say of itself waits for nobody's message.
+        if self.unsent < self.outgoing.len() {
+            // It fails when the peer is gone, which the next read tells.
+            let _ = self.flush(cx);
+        }
+        if self.plain_start < self.plain.len() || !matches!(self.end, End::Not) {
+            return Poll::Ready(());
+        }
+        ready!(self.poll_inner_readable(cx));
+        Poll::Ready(())
+    }
+
+    fn poll_inner_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = self.inner.poll_readable(cx);
+        if polled.is_pending() {
+            self.give_buffers_back();
+        }
+        polled
+    }
+
+    pub(super) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !matches!(self.end, End::Not) {
+            return Poll::Ready(());
+        }
+        self.inner.poll_unread(cx)
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        let before = buffer.len();
+        loop {
+            self.read_plain(buffer);
+            if buffer.len() > before {
+                return Poll::Ready(Ok(buffer.len() - before));
+            }
+            match &mut self.end {
+                End::Not => {}
+                End::Notified => return Poll::Ready(Ok(0)),
+                End::Cut => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                End::Failed(error) => return Poll::Ready(Err(taken(error))),
+            }
+            // Bounded: rustls takes few records in a row that bring nothing.
+            ready!(self.fill(cx, buffer.capacity() - before))?;
+            self.digest(Some(buffer), None);
+            if self.unsent < self.outgoing.len() {
+                let _ = self.flush(cx);
+            }
+        }
+    }
+
+    /// Moves what there was no room for into the buffer.
+    fn read_plain(&mut self, buffer: &mut Vec<u8>) {
+        if self.plain.is_empty() {
+            return;
+        }
+        let rest = &self.plain[self.plain_start..];
+        let count = rest.len().min(buffer.capacity() - buffer.len());
+        buffer.extend_from_slice(&rest[..count]);
+        self.plain_start += count;
+        if self.plain_start == self.plain.len() {
+            self.plain = Vec::new();
+            self.plain_start = 0;
+        }
+    }
+
+    /// Reads ciphertext once: about as much as makes `room` bytes of plaintext, so that little is left
+    /// over.
+    fn fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<()>> {
+        ready!(self.poll_inner_readable(cx));
+        self.incoming.drain(..self.start);
+        self.start = 0;
+        let held = self.incoming.len();
+        let size = Size::holding(room.max(held + 1));
+        if self.incoming.capacity() < size.bytes() {
+            let mut larger = self.worker.pool().take(size);
+            larger.extend_from_slice(&self.incoming);
+            self.worker.pool().give(std::mem::replace(&mut self.incoming, larger));
+        }
+        if held >= self.incoming.capacity() {
+            // No message of a handshake is that long (rustls ends it far before).
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        }
+        match self.inner.poll_read(cx, &mut self.incoming) {
+            Poll::Pending => {
+                self.give_buffers_back();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0)) => {
+                self.end = End::Cut;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// Lets rustls handle all that has come in, and then encrypts `plaintext`. What is decrypted goes to
+    /// `reader`, as far as it has room.
+    fn digest(&mut self, mut reader: Option<&mut Vec<u8>>, mut plaintext: Option<&[u8]>) {
+        loop {
+            let UnbufferedStatus { mut discard, state, .. } =
+                self.machine.process_tls_records(&mut self.incoming[self.start..]);
+            let mut done = false;
+            let mut failed = None;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = match record {
+                            Ok(record) => record,
+                            Err(error) => {
+                                failed = Some(error);
+                                break;
+                            }
+                        };
+                        discard += record.discard;
+                        let mut payload = record.payload;
+                        // Behind what could not be read yet nothing may be read.
+                        if let Some(buffer) = reader.as_mut().filter(|_| self.plain.is_empty()) {
+                            let room = buffer.capacity() - buffer.len();
+                            let (fits, rest) = payload.split_at(payload.len().min(room));
+                            buffer.extend_from_slice(fits);
+                            payload = rest;
+                        }
+                        self.plain.extend_from_slice(payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let pool = self.worker.pool();
+                    if self.outgoing.capacity() == 0 {
+                        self.outgoing = pool.take(Size::default());
+                    }
+                    append(&mut self.outgoing, RECORD_BYTES / 16, |room| match data.encode(room) {
+                        Ok(count) => Ok(count),
+                        Err(EncodeError::InsufficientSize(it)) => Err(Some(it.required_size)),
+                        Err(EncodeError::AlreadyEncoded) => Err(None),
+                    });
+                }
+                // The order is kept by `outgoing`, which is sent as soon as that is possible.
+                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                Ok(ConnectionState::PeerClosed) => self.end = End::Notified,
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    done = true;
+                    if let Some(plaintext) = plaintext.take() {
+                        let records = plaintext.len() / RECORD_BYTES + 1;
+                        let most = plaintext.len() + records * RECORD_OVERHEAD;
+                        if self.outgoing.capacity() == 0 {
+                            self.outgoing = self.worker.pool().take(Size::holding(most));
+                        }
+                        let encrypted = append(&mut self.outgoing, most, |room| {
+                            match traffic.encrypt(plaintext, room) {
+                                Ok(count) => Ok(count),
+                                Err(EncryptError::InsufficientSize(it)) => {
+                                    Err(Some(it.required_size))
+                                }
+                                Err(EncryptError::EncryptExhausted) => Err(None),
+                            }
+                        });
+                        if encrypted {
+                            self.accepted = plaintext.len();
+                        }
+                    }
+                }
+                // Early data is not offered, so there is none.
+                Ok(_) => done = true,
+                Err(error) => failed = Some(error),
+            }
+            self.start += discard;
+            if let Some(error) = failed {
+                return self.fail(error);
+            }
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// The connection is over; the peer is told why by an alert. rustls is not asked anything after this.
+    #[cold]
+    fn fail(&mut self, error: rustls::Error) {
+        // Only what rustls wants to say: if it came to look at the same record again, it would find the
+        // second reason for an alert, and it takes two to be a bug of its own.
+        while self.machine.wants_write() {
+            let status = self.machine.process_tls_records(&mut self.incoming[self.start..]);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
+                break;
+            };
+            append(&mut self.outgoing, 64, |room| match data.encode(room) {
+                Ok(count) => Ok(count),
+                Err(EncodeError::InsufficientSize(it)) => Err(Some(it.required_size)),
+                Err(EncodeError::AlreadyEncoded) => Err(None),
+            });
+        }
+        let kind = match error {
+            rustls::Error::AlertReceived(_) => io::ErrorKind::ConnectionAborted,
+            _ => io::ErrorKind::InvalidData,
+        };
+        self.end = End::Failed(Some(io::Error::new(kind, error)));
+        // An alert that is fatal is the end of our stream, too (RFC 8446 section 6.2).
+        self.closing = Closing::Notified;
+    }
+
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.accepted == 0 {
+            ready!(self.flush(cx))?;
+            self.encrypt(slices)?;
+        }
+        match self.flush(cx) {
+            Poll::Ready(Ok(())) => {
+                let rest = self.accepted - self.reported;
+                (self.accepted, self.reported) = (0, 0);
+                Poll::Ready(Ok(rest))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // So that a slow peer is not taken for a stalled one. The last byte is not reported
+                // before the last record has left.
+                let gone = self.left.min(self.accepted.saturating_sub(1));
+                if gone <= self.reported {
+                    return Poll::Pending;
+                }
+                let more = gone - self.reported;
+                self.reported = gone;
+                Poll::Ready(Ok(more))
+            }
+        }
+    }
+
+    /// Encrypts the beginning of `slices`.
+    fn encrypt(&mut self, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        if !matches!(self.closing, Closing::No) || matches!(self.end, End::Failed(_)) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let all: usize = slices.iter().map(|slice| slice.len()).sum();
+        let most = all.min(WRITE_BYTES);
+        match slices {
+            [one] => self.digest(None, Some(&one[..most])),
+            many => {
+                // A header and its payload are worth one record, not two.
+                let mut gathered = self.worker.pool().take(Size::holding(most));
+                for slice in many {
+                    let room = most - gathered.len();
+                    gathered.extend_from_slice(&slice[..slice.len().min(room)]);
+                }
+                self.digest(None, Some(&gathered));
+                self.worker.pool().give(gathered);
+            }
+        }
+        match &mut self.end {
+            End::Failed(error) => Err(taken(error)),
+            // The keys have been used as often as they may.
+            _ if self.accepted == 0 && most > 0 => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends what is encrypted.
+    fn flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.unsent < self.outgoing.len() {
+            let rest = IoSlice::new(&self.outgoing[self.unsent..]);
+            let count = ready!(self.inner.poll_write(cx, &[rest]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent += count;
+            self.left += count;
+        }
+        self.unsent = 0;
+        self.left = 0;
+        self.worker.pool().give(std::mem::take(&mut self.outgoing));
+        if self.closing == Closing::Notified {
+            self.closing = Closing::Closed;
+            self.inner.close_write();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Says that nothing more comes from us (RFC 8446 section 6.1), as soon as what is on its way has
+    /// left.
+    fn notify(&mut self) {
+        if self.closing != Closing::No {
+            return;
+        }
+        self.closing = Closing::Notified;
+        if matches!(self.end, End::Failed(_)) || self.machine.is_handshaking() {
+            return;
+        }
+        self.digest(None, None);
+        let status = self.machine.process_tls_records(&mut self.incoming[self.start..]);
+        if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
+            append(&mut self.outgoing, 64, |room| match traffic.queue_close_notify(room) {
+                Ok(count) => Ok(count),
+                Err(EncryptError::InsufficientSize(it)) => Err(Some(it.required_size)),
+                Err(EncryptError::EncryptExhausted) => Err(None),
+            });
+        }
+    }
+
+    pub(super) fn close_write(&mut self) {
+        self.notify();
+        // What cannot be sent now is sent when the peer takes it; the reader comes by.
+        let _ = self.flush(&mut Context::from_waker(Waker::noop()));
+    }
+
+    /// Before waiting: what is left of the buffers is worth little.
+    fn give_buffers_back(&mut self) {
+        let pool = self.worker.pool();
+        if self.start == self.incoming.len() {
+            pool.give(std::mem::take(&mut self.incoming));
+            self.start = 0;
+        } else if self.incoming.len() - self.start < self.incoming.capacity() / 2 {
+            let rest = self.incoming[self.start..].to_vec();
+            pool.give(std::mem::replace(&mut self.incoming, rest));
+            self.start = 0;
+        }
+        if self.outgoing.len() - self.unsent < self.outgoing.capacity() / 2 {
+            let rest = self.outgoing[self.unsent..].to_vec();
+            pool.give(std::mem::replace(&mut self.outgoing, rest));
+            self.unsent = 0;
+        }
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        // With something still on its way the end could not be understood.
+        if self.unsent == self.outgoing.len() && self.accepted == 0 {
+            self.notify();
+            // The socket is closed anyway.
+            self.closing = Closing::Closed;
+            let _ = self.flush(&mut Context::from_waker(Waker::noop()));
+        }
+        let pool = self.worker.pool();
+        pool.give(std::mem::take(&mut self.incoming));
+        pool.give(std::mem::take(&mut self.outgoing));
+    }
+}
+
+/// The error, the first time; afterwards what is left of it.
+fn taken(error: &mut Option<io::Error>) -> io::Error {
+    error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+}
+
+/// Appends what `encode` writes, which needs `guess` bytes or says how many. False if it cannot be.
+fn append(
+    outgoing: &mut Vec<u8>,
+    guess: usize,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
+) -> bool {
+    let before = outgoing.len();
+    let mut room = guess;
+    loop {
+        outgoing.resize(before + room, 0);
+        match encode(&mut outgoing[before..]) {
+            Ok(count) => {
+                outgoing.truncate(before + count);
+                return true;
+            }
+            Err(Some(required)) if required > room => room = required,
+            Err(_) => {
+                outgoing.truncate(before);
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::thread;
+
+    use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+    use super::*;
+    use crate::config;
+    use crate::executor::Clock;
+    use crate::tls::Store;
+    use crate::transport::{MemoryStream, pair};
+
+    const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+
+    /// A pipe for a client that blocks.
+    struct Blocking(MemoryStream);
+
+    impl Read for Blocking {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            future::block_on(self.0.read(buffer))
+        }
+    }
+
+    impl Write for Blocking {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            future::block_on(self.0.write(bytes))
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    type Client = StreamOwned<ClientConnection, Blocking>;
+
+    /// A client on a thread of its own and a server on this one, both after the handshake.
+    fn meet<F: Future<Output = ()> + 'static>(
+        client: impl FnOnce(Client) + Send + 'static,
+        server: impl FnOnce(Tls) -> F + 'static,
+    ) {
+        let (inner, stream) = pair();
+        let client = thread::spawn(move || {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(format!("{CERTS}/ca.pem")).unwrap()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let name = ServerName::try_from("localhost").unwrap();
+            let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+            let mut stream = StreamOwned::new(connection, Blocking(stream));
+            while stream.conn.is_handshaking() {
+                stream.conn.complete_io(&mut stream.sock).unwrap();
+            }
+            client(stream);
+        });
+        let worker = Worker::new(0, Clock::kernel()).unwrap();
+        let settings =
+            config::Tls::new(format!("{CERTS}/server.pem"), format!("{CERTS}/server.key"));
+        let (config, _) = Store::new(settings).unwrap().connection();
+        let mut tls = Tls::new(&worker, Transport::Memory(inner), config, Vec::new()).unwrap();
+        worker.spawn(async move {
+            poll_fn(|cx| tls.poll_handshake(cx)).await.unwrap();
+            server(tls).await;
+        });
+        worker.run(|_| worker.tasks() == 0).unwrap();
+        client.join().unwrap();
+    }
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|i| (i % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_reader_with_little_room_gets_everything_in_order() {
+        const COUNT: usize = 200_000;
+        meet(
+            |mut client| {
+                client.write_all(&bytes(COUNT)).unwrap();
+                client.conn.send_close_notify();
+                client.flush().unwrap();
+            },
+            |mut tls| async move {
+                let mut received = Vec::new();
+                let mut buffer = Vec::with_capacity(100);
+                loop {
+                    buffer.clear();
+                    poll_fn(|cx| tls.poll_readable(cx)).await;
+                    match poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap() {
+                        0 => break,
+                        _ => received.extend_from_slice(&buffer),
+                    }
+                }
+                assert!(received == bytes(COUNT));
+                assert!(tls.plain.capacity() == 0 && tls.incoming.len() == tls.start);
+            },
+        );
+    }
+
+    #[test]
+    fn what_is_reported_as_written_has_left_and_what_is_kept_is_bounded() {
+        const COUNT: usize = 1 << 20;
+        let (looked, look) = std::sync::mpsc::channel();
+        meet(
+            move |mut client| {
+                // Reads nothing before the server has filled the pipe.
+                look.recv().unwrap();
+                let mut received = Vec::new();
+                client.read_to_end(&mut received).expect("a close_notify before the end");
+                assert!(received == bytes(COUNT));
+            },
+            move |mut tls| async move {
+                let all = bytes(COUNT);
+                let mut written = 0;
+                let mut full = false;
+                while written < COUNT {
+                    let polled = poll_fn(|cx| {
+                        // Two slices, cut anywhere.
+                        let (head, rest) = all[written..].split_at(5.min(COUNT - written));
+                        Poll::Ready(tls.poll_write(cx, &[IoSlice::new(head), IoSlice::new(rest)]))
+                    })
+                    .await;
+                    match polled {
+                        Poll::Ready(count) => written += count.unwrap(),
+                        Poll::Pending if !full => {
+                            full = true;
+                            // The pipe holds 64 KiB, and not all of that is plaintext.
+                            assert!((1..64 * 1024).contains(&written), "{written}");
+                            let kept = tls.outgoing.len() - tls.unsent;
+                            assert!(kept > 0 && kept <= WRITE_BYTES + 4 * RECORD_OVERHEAD);
+                            assert!(tls.accepted - tls.reported > 0);
+                            looked.send(()).unwrap();
+                        }
+                        Poll::Pending => future::yield_now().await,
+                    }
+                }
+                assert_eq!((tls.outgoing.capacity(), tls.accepted), (0, 0));
+            },
+        );
+    }
+}

@@ -1,0 +1,347 @@
+//! Certificates and keys as files: what cannot be used is an error that says what to do, and what changes
+//! is used, if it can be.
+
+#[path = "support/secure.rs"]
+mod secure;
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use coracle::config::{ClientCertificates, Identity, Tls};
+use coracle::{Error, Server};
+use secure::*;
+use support::*;
+
+/// A directory that is gone with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("coracle-tls-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A file with these bytes.
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// A copy of a file of `certs/`.
+    fn copy(&self, name: &str, from: &str) -> PathBuf {
+        self.write(name, fs::read(cert(from)).unwrap())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Why a server with this does not start.
+#[track_caller]
+fn refused(tls: Tls) -> Error {
+    match Server::builder().tls(tls).bind_tls("127.0.0.1:0").start() {
+        Ok(_) => panic!("it starts"),
+        Err(error) => error,
+    }
+}
+
+/// The message names the file and has all these words.
+#[track_caller]
+fn expect(error: &Error, file: &Path, words: &[&str]) {
+    let said = error.to_string();
+    match error {
+        Error::Tls { file: named, .. } => assert_eq!(named, file, "{said}"),
+        _ => panic!("{said}"),
+    }
+    assert!(said.contains(file.to_str().unwrap()), "{said}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in: {said}");
+    }
+}
+
+#[track_caller]
+fn expect_key(key: &Path, words: &[&str]) {
+    expect(&refused(Tls::new(cert("server.pem"), key)), key, words);
+}
+
+#[track_caller]
+fn expect_certificate(certificate: &Path, words: &[&str]) {
+    expect(&refused(Tls::new(certificate, cert("server.key"))), certificate, words);
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let scratch = Scratch::new();
+    expect_key(&scratch.path("server.key"), &["no such file"]);
+    expect_certificate(
+        &scratch.path("deep/down/server.pem"),
+        &["no such file", "only", scratch.0.to_str().unwrap()],
+    );
+    expect_certificate(Path::new("nowhere.pem"), &["no such file", "relative to"]);
+    expect_certificate(&scratch.0, &["directory"]);
+    expect_key(&scratch.write("empty.key", "\n"), &["empty"]);
+}
+
+#[test]
+fn a_file_that_is_something_else() {
+    let scratch = Scratch::new();
+    expect_key(&scratch.copy("a.key", "server.pem"), &["certificate and no key", "mixed up"]);
+    expect_certificate(&scratch.copy("a.pem", "server.key"), &["key and no certificate", "mixed"]);
+    expect_certificate(&scratch.copy("b.pem", "server-protected.key"), &["mixed up"]);
+    expect_certificate(&scratch.write("c.pem", "hello"), &["format is unknown", "PEM"]);
+    expect_certificate(&scratch.write("d.crt", der("server.pem")), &["DER", "openssl x509"]);
+    expect_key(&scratch.write("d.key", [0x30, 0x82, 1, 2]), &["DER", "openssl pkey"]);
+    expect_certificate(&scratch.write("e.p12", [0x30, 0x82, 1, 2]), &["PKCS#12", "openssl pkcs12"]);
+    let ssh = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n";
+    expect_key(&scratch.write("id_ed25519", ssh), &["OpenSSH", "openssl genpkey"]);
+    let csr = "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n";
+    expect_certificate(&scratch.write("server.csr", csr), &["request", "authority"]);
+    let half = fs::read_to_string(cert("server.pem")).unwrap();
+    expect_certificate(&scratch.write("f.pem", &half[..half.len() / 2]), &["not whole"]);
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    expect_certificate(&scratch.write("g.pem", garbage), &["certificate 1", "cannot be read"]);
+    let garbage = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+    expect_key(&scratch.write("g.key", garbage), &["cannot be used", "RSA", "P-256"]);
+    let key = fs::read_to_string(cert("server.key")).unwrap();
+    expect_key(&scratch.write("h.key", key.repeat(2)), &["2 keys"]);
+}
+
+#[test]
+fn a_key_with_a_password() {
+    let scratch = Scratch::new();
+    let key = scratch.copy("protected.key", "server-protected.key");
+    expect_key(&key, &["protected by a password", "Identity::password", "openssl pkcs8"]);
+    let wrong = Identity::new(cert("server.pem"), &key).password("sesame");
+    expect(&refused(Tls::with(wrong.clone())), &key, &["password is wrong"]);
+    assert!(!format!("{wrong:?}").contains("sesame"), "a password is in no log");
+    let old = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n\
+               AAAA\n-----END EC PRIVATE KEY-----\n";
+    expect_key(&scratch.write("old.key", old), &["old format", "openssl pkcs8 -topk8"]);
+}
+
+#[test]
+fn a_key_that_is_not_the_certificates() {
+    let scratch = Scratch::new();
+    let key = scratch.copy("client.key", "client.key");
+    expect_key(&key, &["does not belong to", "server.pem", "openssl pkey"]);
+    let key = scratch.copy("rsa.key", "wildcard-pkcs1.key");
+    expect_key(&key, &["does not belong to"]);
+}
+
+#[test]
+fn a_certificate_that_is_over() {
+    let expired = PathBuf::from(cert("expired.pem"));
+    expect_certificate(&expired, &["CN=localhost", "expired on 2024-02-01", "days ago", "renew"]);
+    // Also one further up.
+    let scratch = Scratch::new();
+    let chain = [fs::read(cert("server.pem")).unwrap(), fs::read(&expired).unwrap()].concat();
+    expect_certificate(&scratch.write("chain.pem", chain), &["expired on 2024-02-01"]);
+}
+
+#[test]
+fn a_key_that_others_may_change() {
+    let scratch = Scratch::new();
+    let key = scratch.copy("open.key", "server.key");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o666)).unwrap();
+    expect_key(&key, &["may change", "0666", "chmod 600"]);
+    // As in a secret of Kubernetes.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let server = Server::builder().tls(Tls::new(cert("server.pem"), &key)).bind_tls("127.0.0.1:0");
+    within(server.start().unwrap().stop());
+}
+
+#[test]
+fn a_key_that_this_user_may_not_read() {
+    if !rustix::process::geteuid().is_root() {
+        let scratch = Scratch::new();
+        let key = scratch.copy("secret.key", "server.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap();
+        expect_key(&key, &["permission denied", "mode 0000", "user"]);
+    }
+}
+
+#[test]
+fn authorities_that_cannot_be_used() {
+    let scratch = Scratch::new();
+    let tls = || Tls::new(cert("server.pem"), cert("server.key"));
+    let required = |path: &Path| tls().clients(ClientCertificates::Required(path.into()));
+    let missing = scratch.path("ca.pem");
+    expect(&refused(required(&missing)), &missing, &["no such file"]);
+    let key = scratch.copy("ca.key", "server.key");
+    expect(&refused(required(&key)), &key, &["no certificate"]);
+}
+
+#[test]
+fn settings_that_cannot_be() {
+    let says = |error: Error, words: &str| {
+        let said = error.to_string();
+        assert!(matches!(error, Error::Config(_)) && said.contains(words), "{said}");
+    };
+    let identity = || Identity::new(cert("server.pem"), cert("server.key"));
+    for name in ["", "*", "*.", "a b", "*.*.example", "https://example.com", "exa_mple.com/x"] {
+        says(refused(Tls::with(identity()).host(name, identity())), "is no host name");
+    }
+    let twice = Tls::with(identity()).host("a.example", identity()).host("A.example", identity());
+    says(refused(twice), "twice");
+    says(refused(Tls::with(identity()).watch(Some(Duration::ZERO))), "tls.watch");
+    let error = Server::builder().bind_tls("127.0.0.1:0").start().err().unwrap();
+    says(error, "Builder::tls");
+    let plain = Server::builder().bind("127.0.0.1:0").start().unwrap();
+    says(plain.reload_tls().unwrap_err(), "no TLS");
+    assert!(plain.tls_status().is_none());
+    within(plain.stop());
+}
+
+/// What a new client is shown.
+fn shown(server: &TestServer) -> Vec<u8> {
+    // Both certificates are for a name that both have.
+    let mut config = client_config();
+    config.resumption = rustls::client::Resumption::disabled();
+    config.dangerous().set_certificate_verifier(std::sync::Arc::new(Anything));
+    Secure::connect(server.addr(), config, "localhost").unwrap().server_certificate()
+}
+
+fn start_with(tls: Tls) -> TestServer {
+    let _ = env_logger::builder().is_test(true).try_init();
+    let server = Server::builder()
+        .tls(tls)
+        .bind_tls("127.0.0.1:0")
+        .workers(2)
+        .on_message(async |session, message| session.send(message).await);
+    TestServer { handle: server.start().unwrap() }
+}
+
+#[test]
+fn a_reload_changes_new_handshakes_and_no_session() {
+    let scratch = Scratch::new();
+    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let server = start_with(Tls::new(&chain, &key).watch(None));
+    let mut open = Secure::open(server.addr());
+    let before = server.handle.tls_status().unwrap();
+    assert!(before.not_after > SystemTime::now() && before.last_error.is_none());
+
+    // Half of a new pair: refused, and the old one stays.
+    scratch.copy("chain.pem", "wildcard.pem");
+    let error = server.handle.reload_tls().unwrap_err();
+    expect(&error, &key, &["does not belong"]);
+    let status = server.handle.tls_status().unwrap();
+    assert_eq!(status.last_error, Some(error.to_string()));
+    assert_eq!(status.loaded_at, before.loaded_at);
+    assert_eq!(shown(&server), der("server.pem"));
+    open.echo("still the first");
+
+    // The other half.
+    scratch.copy("key", "wildcard-pkcs1.key");
+    server.handle.reload_tls().unwrap();
+    assert_eq!(shown(&server), der("wildcard.pem"));
+    assert!(server.handle.tls_status().unwrap().last_error.is_none());
+    open.echo("still the first");
+
+    // The files are gone: the last good pair stays.
+    fs::remove_file(&chain).unwrap();
+    expect(&server.handle.reload_tls().unwrap_err(), &chain, &["no such file"]);
+    assert_eq!(shown(&server), der("wildcard.pem"));
+    open.goodbye();
+    server.finish();
+}
+
+#[test]
+fn files_that_change_are_read_again() {
+    let scratch = Scratch::new();
+    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let server = start_with(Tls::new(&chain, &key).watch(Some(Duration::from_millis(20))));
+    assert_eq!(shown(&server), der("server.pem"));
+    // One after the other, as most tools do it; between them they do not fit.
+    scratch.copy("chain.pem", "wildcard.pem");
+    eventually("the mismatch is noticed", || {
+        server.handle.tls_status().unwrap().last_error.is_some()
+    });
+    assert_eq!(shown(&server), der("server.pem"));
+    scratch.copy("key", "wildcard-pkcs1.key");
+    eventually("the new pair is used", || shown(&server) == der("wildcard.pem"));
+    server.finish();
+}
+
+/// Kubernetes mounts a secret as links to links: `tls.crt -> ..data/tls.crt`, `..data -> ..2026_1`; to
+/// change it, the link in the middle is replaced. No file that is configured has changed then, by name.
+#[test]
+fn a_directory_that_is_replaced_behind_a_link_is_noticed() {
+    let scratch = Scratch::new();
+    for (directory, chain, key) in
+        [("..1", "server.pem", "server.key"), ("..2", "wildcard.pem", "wildcard-pkcs1.key")]
+    {
+        fs::create_dir(scratch.path(directory)).unwrap();
+        scratch.copy(&format!("{directory}/tls.crt"), chain);
+        scratch.copy(&format!("{directory}/tls.key"), key);
+    }
+    symlink("..1", scratch.path("..data")).unwrap();
+    symlink("..data/tls.crt", scratch.path("tls.crt")).unwrap();
+    symlink("..data/tls.key", scratch.path("tls.key")).unwrap();
+    let tls = Tls::new(scratch.path("tls.crt"), scratch.path("tls.key"));
+    let server = start_with(tls.watch(Some(Duration::from_millis(20))));
+    assert_eq!(shown(&server), der("server.pem"));
+    symlink("..2", scratch.path("..data_tmp")).unwrap();
+    fs::rename(scratch.path("..data_tmp"), scratch.path("..data")).unwrap();
+    eventually("the new pair is used", || shown(&server) == der("wildcard.pem"));
+    assert!(server.handle.tls_status().unwrap().last_error.is_none(), "both changed at once");
+    server.finish();
+}
+
+#[test]
+fn the_example_reads_its_certificates_again_at_sighup() {
+    use rustix::process::{Pid, Signal, kill_process};
+    use std::io::{BufRead, BufReader};
+
+    let scratch = Scratch::new();
+    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let test = std::env::current_exe().unwrap();
+    let example = test.parent().and_then(Path::parent).unwrap().join("examples/wss");
+    assert!(example.exists(), "build the examples first: `cargo build --examples`");
+    let mut child = Command::new(example)
+        .args(["127.0.0.1:0", "--cert"])
+        .arg(&chain)
+        .arg("--key")
+        .arg(&key)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let addr = line.trim_start_matches("listening on wss://").trim_end_matches("/\n");
+    let addr = addr.parse().unwrap();
+    let shown = || {
+        let mut config = client_config();
+        config.dangerous().set_certificate_verifier(std::sync::Arc::new(Anything));
+        Secure::connect(addr, config, "localhost").unwrap().server_certificate()
+    };
+    let mut open = Secure::open(addr);
+    assert!(String::from_utf8(open.read_frame().payload).unwrap().starts_with("TLS 1.3 with"));
+    assert_eq!(shown(), der("server.pem"));
+    scratch.copy("chain.pem", "wildcard.pem");
+    scratch.copy("key", "wildcard-pkcs1.key");
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    eventually("the new pair is used", || shown() == der("wildcard.pem"));
+    open.echo("still there");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(open.read_frame().close().0, 1001);
+    open.send_frame(CLOSE, &1001_u16.to_be_bytes());
+    assert!(child.wait().unwrap().success());
+}
