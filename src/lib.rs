@@ -29,7 +29,10 @@ pub use session::{
     Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
-pub use transport::MemoryStream;
+pub use transport::{
+    Allowance, BytesPerSecond, Deadline, DeadlineExceeded, DeadlineStream, Deadlines, MemoryStream,
+    RatePolicy, Unlimited,
+};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {

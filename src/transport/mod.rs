@@ -1,14 +1,21 @@
-//! What carries a session's bytes: a TCP socket, or a pipe in memory.
+//! What carries a session's bytes: a TCP socket, or a pipe in memory. Beside it what any byte stream can
+//! have: deadlines and rates.
 
+mod budget;
+mod deadline;
 mod memory;
+mod rate;
 mod tcp;
 
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub use budget::{Deadline, DeadlineExceeded};
+pub use deadline::{DeadlineStream, Deadlines};
 pub(crate) use memory::Memory;
 pub use memory::MemoryStream;
 pub(crate) use memory::pair;
+pub use rate::{Allowance, BytesPerSecond, RatePolicy, Unlimited};
 pub(crate) use tcp::{Listener, Tcp};
 
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
