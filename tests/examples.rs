@@ -25,8 +25,15 @@ impl Example {
     /// Starts an example on a free port and reads the line by which it says that it is ready.
     #[track_caller]
     fn start(name: &str, stdin: Stdio) -> Self {
+        Self::start_with(name, &[], stdin)
+    }
+
+    /// The same with options.
+    #[track_caller]
+    fn start_with(name: &str, options: &[&str], stdin: Stdio) -> Self {
         let mut child = Command::new(path(name))
             .arg("127.0.0.1:0")
+            .args(options)
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -36,8 +43,11 @@ impl Example {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let address = line
-            .strip_prefix("listening on ws://")
-            .and_then(|rest| rest.strip_suffix("/\n"))
+            .strip_prefix("listening on ")
+            .and_then(|rest| rest.strip_suffix('\n'))
+            .map(|url| {
+                url.strip_prefix("ws://").and_then(|url| url.strip_suffix('/')).unwrap_or(url)
+            })
             .and_then(|address| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("not the line that says ready: {line:?}"));
         Self { child, stdout, address }
@@ -189,8 +199,27 @@ fn graceful_shutdown_stops_at_a_signal_and_reports() {
 }
 
 #[test]
+fn line_echo_gives_lines_back_and_cuts_off_who_does_not_finish_one() {
+    let mut example = Example::start_with("line_echo", &["--seconds", "1"], Stdio::null());
+    let mut quick = Raw::connect(example.address);
+    let mut slow = Raw::connect(example.address);
+    // One line in two pieces, and the next one behind it.
+    quick.send(b"hel");
+    quick.send(b"lo\nworld\n");
+    quick.end_writing();
+    assert_eq!(quick.read_to_end(), b"hello\nworld\n");
+    slow.send(b"not a whole l");
+    assert_eq!(slow.read_to_end(), b"too slow\n");
+    let mut said = String::new();
+    BufReader::new(example.child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let peer = slow.stream.local_addr().unwrap();
+    let expected = format!("{peer}: read timed out after ");
+    assert!(said.starts_with(&expected) && said.ends_with(" (budget: 1s)\n"), "{said}");
+}
+
+#[test]
 fn a_bad_command_line_is_explained() {
-    for name in ["embed", "graceful_shutdown"] {
+    for name in ["embed", "graceful_shutdown", "line_echo"] {
         let output = Command::new(path(name)).args(["127.0.0.1:0", "more"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
