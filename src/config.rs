@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::http::OriginPolicy;
+use crate::session::SessionRates;
 
 /// What a server promises about time, size and number; [`Config::default`] is fit for production.
 ///
@@ -31,6 +32,17 @@ pub struct Config {
     /// Whether messages may be compressed. Default `None`: no.
     #[cfg(feature = "deflate")]
     pub deflate: Option<Deflate>,
+    /// How fast each session may read and write. Default `None`: as fast as it can, which costs nothing.
+    ///
+    /// What counts are bytes on the connection, after the handshake: frames with their headers, compressed
+    /// if they are. A session that may not read yet leaves the rest to TCP, which slows its peer down; what
+    /// it may not write yet waits in its [outbox](crate::docs::backpressure), and fills it. Pings, pongs and
+    /// closing count, and do not wait; and no timer takes a session's own rate for silence or stalling of
+    /// its peer. A message is written whole once it has begun: with some 4 KiB of small messages, or one
+    /// large one, the rate may be exceeded, which is made up for afterwards. What may be written has the
+    /// precision of the timers above: a bucket of less than a fifth of a second's bytes does not come up to
+    /// its rate. See [`SessionRates`].
+    pub rates: Option<SessionRates>,
 }
 
 impl Default for Config {
@@ -43,6 +55,7 @@ impl Default for Config {
             limits: Limits::default(),
             #[cfg(feature = "deflate")]
             deflate: None,
+            rates: None,
         }
     }
 }

@@ -26,7 +26,8 @@ pub use outbox::{Buffered, Prepared};
 pub use server::{Builder, Report, Server, ServerHandle};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
-    Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
+    Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side, Streaming, Timer,
+    Traffic, Unset,
 };
 pub use shutdown::Shutdown;
 pub use transport::{

@@ -35,10 +35,10 @@ use futures_lite::future;
 /// # let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
 /// # let port = listener.local_addr().unwrap().port();
 /// # std::thread::spawn(move || {
-/// #     use std::io::{Read, Write};
+/// #     use std::io::{BufRead, BufReader, Write};
 /// #     let mut tcp = listener.accept().unwrap().0;
-/// #     let mut request = [0; 32];
-/// #     tcp.read_exact(&mut request).unwrap();
+/// #     let head = BufReader::new(&tcp).lines().take_while(|line| line.as_ref().unwrap() != "");
+/// #     assert_eq!(head.count(), 2);
 /// #     tcp.write_all(b"HTTP/1.0 204 \r\n\r\n").unwrap();
 /// # });
 /// # assert!(smol::block_on(get("127.0.0.1", port)).unwrap().starts_with(b"HTTP/1.0 204"));

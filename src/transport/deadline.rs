@@ -103,7 +103,7 @@ impl<S> DeadlineStream<S> {
     ///
     /// ```rust
     /// use coracle::{BytesPerSecond, DeadlineStream, Unlimited};
-    /// # let tcp = futures_lite::io::Cursor::new(Vec::new());
+    /// # let tcp = futures_lite::io::Cursor::new(Vec::<u8>::new());
     ///
     /// let upload = DeadlineStream::new(tcp).with_rates(Unlimited, BytesPerSecond::new(64 * 1024));
     /// # let _ = upload;
