@@ -213,21 +213,37 @@ struct Gate(Arc<Gated>);
 
 #[derive(Default)]
 struct Gated {
+    /// Whoever has asked in vain is to ask again only after the test.
+    shut_for_good: bool,
     open: AtomicBool,
     asked: AtomicUsize,
     transferred: AtomicUsize,
 }
 
 impl Gate {
+    fn shut_for_good() -> Self {
+        Self(Arc::new(Gated { shut_for_good: true, ..Gated::default() }))
+    }
+
     fn open(&self) {
         self.0.open.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until somebody has asked in vain.
+    fn asked(&self) -> usize {
+        self.0.asked.load(Ordering::SeqCst)
+    }
+
+    /// Waits until somebody has asked in vain, after so many times before.
+    #[track_caller]
+    fn await_asked_after(&self, before: usize) {
+        eventually("it is asked", || self.asked() > before);
+    }
+
+    /// The same from now on; who has asked asks again.
     #[track_caller]
     fn await_asked(&self) {
-        let before = self.0.asked.load(Ordering::SeqCst);
-        eventually("it is asked", || self.0.asked.load(Ordering::SeqCst) > before);
+        assert!(!self.0.shut_for_good);
+        self.await_asked_after(self.asked());
     }
 
     fn transferred(&self) -> usize {
@@ -241,7 +257,8 @@ impl RatePolicy for Gate {
             return Allowance::Bytes(NonZero::<usize>::MAX);
         }
         self.0.asked.fetch_add(1, Ordering::SeqCst);
-        Allowance::Until(now + Duration::from_millis(1))
+        let wait = if self.0.shut_for_good { LATER } else { Duration::from_millis(1) };
+        Allowance::Until(now + wait)
     }
 
     fn transferred(&mut self, bytes: usize, _: Instant) {
@@ -288,7 +305,7 @@ fn messages_wait_for_the_rate_and_control_frames_do_not() {
         assert_eq!((ping.opcode, &ping.payload[..]), (PING, payload));
     }
     assert_eq!(session.buffered().messages, 2, "they wait in the outbox");
-    assert_eq!(gate.transferred(), 2 * (3 + 4), "control frames count");
+    eventually("control frames count", || gate.transferred() == 2 * (3 + 4));
     session.try_send("three").unwrap();
     gate.open();
     for text in ["one", "two", "three"] {
@@ -337,14 +354,15 @@ fn a_pipe_in_memory_keeps_to_the_rates_too() {
 
 #[test]
 fn closing_does_not_wait_for_the_rates() {
-    let (read, write) = (Gate::default(), Gate::default());
+    let (read, write) = (Gate::shut_for_good(), Gate::shut_for_good());
     let gates = (read.clone(), write.clone());
     let watched = with_rates(move |_| Rates::new(gates.0.clone(), gates.1.clone()), |_| {});
     let (mut client, session) = watched.client();
+    let before = (read.asked(), write.asked());
     session.try_send("queued").unwrap();
     client.send_frame(TEXT, b"never read");
-    read.await_asked();
-    write.await_asked();
+    read.await_asked_after(before.0);
+    write.await_asked_after(before.1);
     session.close(CloseCode::NORMAL, "enough");
     assert_eq!(client.read_frame().payload, b"queued");
     assert_eq!(client.expect_close(1000), "enough");
@@ -353,15 +371,17 @@ fn closing_does_not_wait_for_the_rates() {
     assert!(closed.clean, "{closed}");
 
     let (mut client, session) = watched.client();
+    let before = write.asked();
     session.try_send("dropped").unwrap();
-    write.await_asked();
+    write.await_asked_after(before);
     session.abort();
     assert_eq!(client.read_to_end(), b"");
     assert_eq!(watched.records.next().cause, Cause::Aborted);
 
     let (mut client, session) = watched.client();
+    let before = write.asked();
     session.try_send("drained").unwrap();
-    write.await_asked();
+    write.await_asked_after(before);
     watched.server.handle.request_stop();
     assert_eq!(client.read_frame().payload, b"drained");
     client.expect_close(1001);
@@ -371,10 +391,16 @@ fn closing_does_not_wait_for_the_rates() {
 
 #[test]
 fn a_peer_that_closes_while_messages_wait_gets_them_and_the_answer() {
-    let (gate, watched) = writing_gate(|_| {});
+    let gate = Gate::shut_for_good();
+    let policy = gate.clone();
+    let watched = with_rates(move |_| Rates::new(Unlimited, policy.clone()), |_| {});
     let (mut client, session) = watched.client();
+    let before = gate.asked();
     session.try_send("queued").unwrap();
-    gate.await_asked();
+    gate.await_asked_after(before);
+    // Held up, and woken for what is not.
+    assert!(session.ping(b"before"));
+    assert_eq!(client.read_frame().opcode, PING);
     client.send_frame(CLOSE, &1000_u16.to_be_bytes());
     assert_eq!(client.read_frame().payload, b"queued");
     assert_eq!(client.read_close().0, 1000);
