@@ -12,6 +12,7 @@ use std::net::IpAddr;
 
 use crate::http::OriginPolicy;
 pub use crate::network::Network;
+use crate::session::SessionRates;
 use crate::transport::Peer;
 
 #[cfg(feature = "tls")]
@@ -47,6 +48,17 @@ pub struct Config {
     /// listeners.
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
+    /// How fast each session may read and write. Default `None`: as fast as it can, which costs nothing.
+    ///
+    /// What counts are bytes on the connection, after the handshake: frames with their headers, compressed
+    /// if they are. A session that may not read yet leaves the rest to TCP, which slows its peer down; what
+    /// it may not write yet waits in its [outbox](crate::docs::backpressure), and fills it. Pings, pongs and
+    /// closing count, and do not wait; and no timer takes a session's own rate for silence or stalling of
+    /// its peer. A message is written whole once it has begun: with some 4 KiB of small messages, or one
+    /// large one, the rate may be exceeded, which is made up for afterwards. What may be written has the
+    /// precision of the timers above: a bucket of less than a fifth of a second's bytes does not come up to
+    /// its rate. See [`SessionRates`].
+    pub rates: Option<SessionRates>,
 }
 
 impl Default for Config {
@@ -62,6 +74,7 @@ impl Default for Config {
             deflate: None,
             #[cfg(feature = "tls")]
             tls: None,
+            rates: None,
         }
     }
 }

@@ -29,12 +29,16 @@ pub use outbox::{Buffered, Prepared};
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
-    Outcome, Phase, Sending, Session, Sessions, Set, Side, Streaming, Timer, Traffic, Unset,
+    Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side, Streaming, Timer,
+    Traffic, Unset,
 };
 pub use shutdown::Shutdown;
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificate, TlsInfo, TlsStatus};
-pub use transport::{ListenAddr, MemoryStream, Peer};
+pub use transport::{
+    Allowance, BytesPerSecond, Deadline, DeadlineExceeded, DeadlineStream, Deadlines, ListenAddr,
+    MemoryStream, Peer, RatePolicy, Unlimited,
+};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {

@@ -26,13 +26,14 @@ impl Example {
     /// Starts an example on a free port and reads the line by which it says that it is ready.
     #[track_caller]
     fn start(name: &str, stdin: Stdio) -> Self {
-        Self::start_at(name, "127.0.0.1:0", stdin)
+        Self::start_at(name, &["127.0.0.1:0"], stdin)
     }
 
+    /// The same with these arguments.
     #[track_caller]
-    fn start_at(name: &str, place: &str, stdin: Stdio) -> Self {
+    fn start_at(name: &str, arguments: &[&str], stdin: Stdio) -> Self {
         let mut child = Command::new(path(name))
-            .arg(place)
+            .args(arguments)
             .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -48,8 +49,10 @@ impl Example {
 
     #[track_caller]
     fn address(&self) -> SocketAddr {
-        let address = self.place.strip_prefix("ws://").and_then(|rest| rest.strip_suffix('/'));
-        address.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("no URL: {}", self.place))
+        let place = &self.place;
+        let place =
+            place.strip_prefix("ws://").and_then(|it| it.strip_suffix('/')).unwrap_or(place);
+        place.parse().unwrap_or_else(|_| panic!("no address: {}", self.place))
     }
 
     fn client(&self) -> Raw {
@@ -198,8 +201,28 @@ fn graceful_shutdown_stops_at_a_signal_and_reports() {
 }
 
 #[test]
+fn line_echo_gives_lines_back_and_cuts_off_who_does_not_finish_one() {
+    let mut example =
+        Example::start_at("line_echo", &["127.0.0.1:0", "--seconds", "1"], Stdio::null());
+    let mut quick = Raw::connect(example.address());
+    let mut slow = Raw::connect(example.address());
+    // One line in two pieces, and the next one behind it.
+    quick.send(b"hel");
+    quick.send(b"lo\nworld\n");
+    quick.end_writing();
+    assert_eq!(quick.read_to_end(), b"hello\nworld\n");
+    slow.send(b"not a whole l");
+    assert_eq!(slow.read_to_end(), b"too slow\n");
+    let mut said = String::new();
+    BufReader::new(example.child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let peer = slow.stream.local_addr().unwrap();
+    let expected = format!("{peer}: read timed out after ");
+    assert!(said.starts_with(&expected) && said.ends_with(" (budget: 1s)\n"), "{said}");
+}
+
+#[test]
 fn a_bad_command_line_is_explained() {
-    for name in ["embed", "graceful_shutdown"] {
+    for name in ["embed", "graceful_shutdown", "line_echo"] {
         let output = Command::new(path(name)).args(["127.0.0.1:0", "more"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
@@ -212,7 +235,7 @@ fn a_bad_command_line_is_explained() {
 fn unix_socket_listens_on_a_path_until_it_is_told_to_stop() {
     let scratch = Scratch::new("example");
     let path = scratch.path("echo.sock");
-    let example = Example::start_at("unix_socket", path.to_str().unwrap(), Stdio::null());
+    let example = Example::start_at("unix_socket", &[path.to_str().unwrap()], Stdio::null());
     assert_eq!(example.place, format!("unix:{}", path.display()));
     let mut client = Raw::connect_unix(&path);
     client.upgrade();

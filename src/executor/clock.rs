@@ -109,6 +109,12 @@ impl Clock {
     pub(crate) fn instant(&self, time: Time) -> Instant {
         self.0.epoch + Duration::from_micros(time.0)
     }
+
+    /// The first moment of ours that is not before this one.
+    pub(crate) fn time(&self, instant: Instant) -> Time {
+        let micros = instant.saturating_duration_since(self.0.epoch).as_nanos().div_ceil(1000);
+        Time(u64::try_from(micros).unwrap_or(u64::MAX))
+    }
 }
 
 fn kernel_micros(id: ClockId) -> u64 {
@@ -124,6 +130,19 @@ mod tests {
     #[test]
     fn an_endless_duration_is_no_deadline() {
         assert_eq!(Time::from_micros(7) + Duration::MAX, Time::NEVER);
+    }
+
+    #[test]
+    fn a_moment_of_the_standard_library_is_never_taken_for_an_earlier_one() {
+        let clock = Clock::virtual_at_zero();
+        for micros in [0, 1, 999, 1_000_000_007] {
+            let time = Time::from_micros(micros);
+            assert_eq!(clock.time(clock.instant(time)), time);
+            let later = clock.instant(time) + Duration::from_nanos(1);
+            assert_eq!(clock.time(later), Time::from_micros(micros + 1));
+        }
+        let before = clock.instant(Time::default()).checked_sub(Duration::from_secs(1));
+        assert_eq!(clock.time(before.unwrap()), Time::default());
     }
 
     #[test]

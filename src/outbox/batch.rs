@@ -33,6 +33,10 @@ const CORK: usize = 256 * 1024;
 /// far longer than sending.
 pub(crate) const RAW_BATCH: usize = 64 * 1024;
 
+/// The same where a rate lets out a batch at a time: what can go out too early is this much and one
+/// message. As small as pays for its system call.
+const PACED: usize = 4 * 1024;
+
 /// What a message that is to be compressed counts at least, because it makes the compressor begin anew.
 const RAW_COST: usize = 512;
 
@@ -123,6 +127,11 @@ impl Batch {
         self.bytes.len() + self.large_bytes >= CORK
             || self.large.len() - self.raw >= MAX_LARGE
             || self.raw_bytes >= RAW_BATCH
+    }
+
+    /// The same for a session with a rate.
+    pub(crate) fn is_full_for_a_rate(&self) -> bool {
+        self.bytes.len() + self.large_bytes >= PACED
     }
 
     #[inline]

@@ -74,6 +74,16 @@ pub(crate) struct Encoded {
     pub(crate) payload: usize,
 }
 
+/// What a driver could send that is about to wait, and so what it must be woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sendable {
+    Everything,
+    /// Messages have to wait for the session's rate.
+    Control,
+    /// The peer takes nothing, or nothing follows any more. Of a request it must hear all the same.
+    Nothing,
+}
+
 /// What the driver finds when it wants to wait.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parked {
@@ -125,8 +135,10 @@ struct State {
     behind: Option<Box<Behind>>,
     /// Nothing is accepted any more.
     closed: bool,
-    /// The driver waits for the peer to take what it has.
+    /// The driver waits for the peer to take what it has, or for the rate.
     stalled: bool,
+    /// The session has a rate, which lets out a batch at a time: they are small.
+    paced: bool,
     /// Somebody may listen to `room`. An event allocates when it is notified for the first time,
     /// and most sessions never need one.
     awaited: bool,
@@ -191,7 +203,7 @@ impl State {
             .filling
             .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
         put(batch);
-        if batch.is_full() {
+        if batch.is_full() || (self.paced && batch.is_full_for_a_rate()) {
             let full = self.full.get_or_insert_default();
             full.extend(self.filling.take());
         }
@@ -416,6 +428,17 @@ impl Outbox {
         Taken { batch: state.pop(), rare, last: state.is_empty() }
     }
 
+    /// The same while messages have to wait: no batch. `last` says whether any message does.
+    pub(crate) fn take_control(&self, written: Buffered) -> Taken {
+        let mut state = self.settled(written);
+        Taken { batch: None, rare: state.rare.take(), last: state.is_empty() }
+    }
+
+    /// For the driver, before its first message: what it takes from now on goes out at a rate.
+    pub(crate) fn pace(&self) {
+        self.lock().paced = true;
+    }
+
     /// For the driver, when it will wait as soon as it has sent this: `take` and `park` in one, which
     /// nearly every turn of a session needs. What is taken is off the books at once, and comes back
     /// with [`Outbox::unsent`] if it could not be sent.
@@ -459,15 +482,17 @@ impl Outbox {
     }
 
     /// For the driver, before it waits: from now on it is woken for whatever is put in.
-    ///
-    /// A `stalled` driver cannot send what is queued, but must hear of a request.
-    pub(crate) fn park(&self, written: Buffered, waker: &Waker, stalled: bool) -> Parked {
+    pub(crate) fn park(&self, written: Buffered, waker: &Waker, sendable: Sendable) -> Parked {
         let mut state = self.settled(written);
-        let requested = state.rare.as_ref().is_some_and(|rare| rare.request.is_some());
-        let something = !state.is_empty() || state.rare.is_some();
-        if requested || (something && !stalled) {
+        let something = match sendable {
+            Sendable::Everything => !state.is_empty() || state.rare.is_some(),
+            Sendable::Control => state.rare.is_some(),
+            Sendable::Nothing => state.rare.as_ref().is_some_and(|rare| rare.request.is_some()),
+        };
+        if something {
             return Parked::No;
         }
+        let stalled = sendable != Sendable::Everything;
         if stalled {
             // It may wait for long: what waits takes no more memory than its bytes.
             state.filling = state.filling.take().map(Batch::shrink);
@@ -478,7 +503,7 @@ impl Outbox {
             _ => state.driver = Some(waker.clone()),
         }
         self.parked.store(true, Ordering::Relaxed);
-        // While the peer takes nothing, the writer is not to blame.
+        // While the peer takes nothing, or the rate lets nothing out, the writer is not to blame.
         let behind = if stalled { None } else { self.waiting_behind(&mut state) };
         behind.map_or(Parked::Yes, |progress| Parked::BehindWriter { progress })
     }
@@ -616,17 +641,54 @@ mod tests {
         let waker = Waker::from(Arc::clone(&wakes));
         outbox.try_push("a".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
-        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
+        assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
         assert!(outbox.take(Buffered::default()).batch.is_some());
-        assert_eq!(outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, false), Parked::Yes);
+        assert_eq!(
+            outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, Sendable::Everything),
+            Parked::Yes
+        );
         outbox.try_push("b".into(), BOUNDS).unwrap();
         outbox.try_push("c".into(), BOUNDS).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
         drop(outbox.take(Buffered::default()));
-        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::Yes);
+        assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::Yes);
         outbox.awake();
         outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
+    }
+
+    #[test]
+    fn messages_that_wait_for_the_rate_keep_nobody_awake_and_control_does() {
+        let outbox = Outbox::new();
+        outbox.pace();
+        outbox.try_push("a".into(), BOUNDS).unwrap();
+        let taken = outbox.take_control(Buffered::default());
+        assert!(taken.batch.is_none() && !taken.last);
+        let waker = Waker::noop();
+        assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::Yes);
+        assert!(outbox.ping(b"x"));
+        assert!(!outbox.is_parked(), "the driver is woken");
+        assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::Yes);
+        assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::No);
+        assert!(outbox.take_control(Buffered::default()).ping().is_some());
+        outbox.request(Request::Abort);
+        assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::No);
+    }
+
+    #[test]
+    fn what_goes_out_at_a_rate_is_in_small_batches() {
+        let outbox = Outbox::new();
+        outbox.pace();
+        let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+        for _ in 0..100 {
+            outbox.try_push(vec![7; 1000].into(), bounds).unwrap();
+        }
+        let mut messages = 0;
+        while let Some(batch) = outbox.take(Buffered::default()).batch {
+            assert!(batch.carried().messages <= 5, "{:?}", batch.carried());
+            messages += batch.carried().messages;
+        }
+        assert_eq!(messages, 100);
     }
 
     #[test]
@@ -641,7 +703,7 @@ mod tests {
         outbox.try_push("d".into(), BOUNDS).unwrap();
         assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
         assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
-        assert_eq!(outbox.park(Buffered::default(), &waker, false), Parked::No);
+        assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
         outbox.unsent(batch.carried());
         assert_eq!(outbox.buffered(), Buffered { messages: 2, bytes: 4 });
         assert_eq!(outbox.clear(batch.carried()), Buffered { messages: 1, bytes: 1 });

@@ -22,7 +22,8 @@ use crate::http::{OriginPolicy, Request, Response, Upgrade};
 use crate::hub::Hub;
 use crate::message::Message;
 use crate::session::{
-    Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Session, Set, Streaming,
+    Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Rates, Session, SessionRates,
+    Set, Streaming,
 };
 #[cfg(feature = "tls")]
 use crate::tls::Store;
@@ -207,6 +208,26 @@ impl<H> Builder<H> {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: Tls) -> Self {
         self.config.tls = Some(tls);
+        self
+    }
+
+    /// How fast each session may read and write; without this call as fast as it can. `rates` is asked
+    /// once for each session; see [`Config::rates`].
+    ///
+    /// ```rust,no_run
+    /// use coracle::{BytesPerSecond, Rates, Server, Unlimited};
+    ///
+    /// # fn main() -> coracle::Result<()> {
+    /// Server::builder()
+    ///     .bind("127.0.0.1:9001")
+    ///     .rates(|_session| Rates::new(Unlimited, BytesPerSecond::new(64 * 1024)))
+    ///     .on_message(async |session, message| session.send(message).await)
+    ///     .run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rates(mut self, rates: impl Fn(&Session) -> Rates + Send + Sync + 'static) -> Self {
+        self.config.rates = Some(SessionRates::new(rates));
         self
     }
 

@@ -534,9 +534,10 @@ async fn admit<H: Handler>(
     speaks: Speaks,
     under_way: &mut hub::Handshake,
 ) -> Option<(Transport, Admitted)> {
-    let deadline = door.worker.now() + door.hub.config.timeouts.handshake;
+    let config = &station.crew.hub.config;
+    let deadline = door.worker.now() + config.timeouts.handshake;
     let mut approach = Approach::new(deadline);
-    if door.hub.config.proxies.speaks_proxy_protocol(door.peer) {
+    if config.proxies.speaks_proxy_protocol(door.peer) {
         approach.received = Box::pin(door.proxied(&mut transport, under_way, deadline)).await?;
     }
     match speaks {

@@ -32,6 +32,7 @@ pub(crate) fn drive<H: Handler>(
         // In a block, so that nothing of it is kept.
         {
             let opened = pin!(call(|| {
+                link.find_rates();
                 if handler.streams(&session) {
                     link.stream_messages();
                 }

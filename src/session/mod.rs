@@ -6,6 +6,7 @@ mod handle;
 mod handler;
 mod incoming;
 mod link;
+mod rates;
 mod timers;
 mod writer;
 
@@ -17,4 +18,5 @@ pub use handler::{
 };
 pub use incoming::Incoming;
 pub(crate) use link::{LAST_WORD, Link};
+pub use rates::{Rates, SessionRates};
 pub use writer::MessageWriter;

@@ -1,10 +1,13 @@
 //! What carries a session's bytes: a socket, a pipe in memory, or any byte stream; each with or without
-//! TLS.
+//! TLS. Beside it what any byte stream can have: deadlines and rates.
 
+mod budget;
+mod deadline;
 mod listener;
 mod memory;
 mod peer;
 pub(crate) mod proxy;
+mod rate;
 mod socket;
 mod stream;
 #[cfg(feature = "tls")]
@@ -14,6 +17,8 @@ mod unix;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub use budget::{Deadline, DeadlineExceeded};
+pub use deadline::{DeadlineStream, Deadlines};
 pub use listener::ListenAddr;
 pub(crate) use listener::{Bound, Listener};
 pub(crate) use memory::Memory;
@@ -21,6 +26,7 @@ pub use memory::MemoryStream;
 pub(crate) use memory::pair;
 pub(crate) use peer::ClientName;
 pub use peer::Peer;
+pub use rate::{Allowance, BytesPerSecond, RatePolicy, Unlimited};
 pub(crate) use socket::Socket;
 pub(crate) use stream::Stream;
 #[cfg(feature = "tls")]

@@ -144,7 +144,7 @@ impl Link {
         }
         let now = self.worker.now();
         let hub = Arc::clone(&self.session.member().hub);
-        if !self.is_listening() {
+        if !self.is_listening() || self.pace.as_ref().is_some_and(|pace| pace.holds_reading()) {
             self.timers.not_listening(now);
         }
         if now >= hub.shutdown.deadline() {

@@ -40,6 +40,9 @@ impl Link {
                 let counters = &self.session.member().counters;
                 counters.bytes_out.add(written);
                 counters.touch(self.worker.now());
+                if self.pace.is_some() {
+                    self.has_written(written);
+                }
             }
             match polled {
                 Poll::Ready(Ok(())) => {
@@ -67,7 +70,8 @@ impl Link {
     #[inline]
     fn refill(&mut self, cx: &mut Context<'_>) -> bool {
         self.prepaid = false;
-        if self.stage == Stage::Open && self.pongs.is_none() && !self.ping_due {
+        let plain = self.pongs.is_none() && !self.ping_due && self.pace.is_none();
+        if self.stage == Stage::Open && plain {
             let outbox = &self.session.member().outbox;
             if let Some(batch) = outbox.take_and_park(self.written, cx.waker()) {
                 self.written = Buffered::default();
@@ -85,7 +89,12 @@ impl Link {
             return true;
         }
         let written = std::mem::take(&mut self.written);
-        let mut taken = self.session.member().outbox.take(written);
+        let held = self.must_not_write();
+        let outbox = &self.session.member().outbox;
+        let mut taken = if held { outbox.take_control(written) } else { outbox.take(written) };
+        if held && taken.last {
+            self.nothing_to_write();
+        }
         let app_ping = taken.ping();
         if self.pongs.is_some() || self.ping_due || app_ping.is_some() {
             let mut control = Batch::take();

@@ -3,6 +3,7 @@
 
 mod ending;
 mod flushing;
+mod pacing;
 mod reading;
 
 use std::rc::Rc;
@@ -13,16 +14,17 @@ use super::handle::Session;
 use super::incoming::Incoming;
 use super::timers::Timers;
 use crate::config::Config;
-use crate::executor::{Size, Worker};
+use crate::executor::{Size, Time, Worker};
 use crate::hub::Member;
 use crate::message::Message;
-use crate::outbox::{Batch, Buffered, Parked, RAW_BATCH};
+use crate::outbox::{Batch, Buffered, Parked, RAW_BATCH, Sendable};
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{Codec, Contexts};
 
 use ending::Ending;
 pub(crate) use ending::LAST_WORD;
+use pacing::Pace;
 use reading::Streaming;
 
 /// Frames handled before the session lets the others of its worker have their turn. A batch of
@@ -64,6 +66,8 @@ pub(crate) struct Link {
     /// Messages are handed on in parts.
     streaming: Option<Box<Streaming>>,
     ending: Option<Box<Ending>>,
+    /// Only with a rate.
+    pace: Option<Box<Pace>>,
     timers: Timers,
     stop_seen: shutdown::Phase,
     stage: Stage,
@@ -121,6 +125,7 @@ impl Link {
             held: None,
             streaming: None,
             ending: None,
+            pace: None,
             timers: Timers::new(worker, &hub.config.timeouts),
             stop_seen: shutdown::Phase::Running,
             stage: Stage::Open,
@@ -240,6 +245,7 @@ impl Link {
         self.woken = false;
         self.prepaid = false;
         self.session.member().outbox.awake();
+        self.release();
         self.heed_stop();
         self.timers_due = self.timers.is_due(self.worker.now());
     }
@@ -274,7 +280,8 @@ impl Link {
         self.deflate_left = DEFLATE_BYTES_PER_TURN;
         if self.timers.has_moved() {
             let hub = &self.session.member().hub;
-            self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline());
+            let resumes = self.pace.as_ref().map_or(Time::NEVER, |pace| pace.resumes());
+            self.timers.arm(&hub.config.timeouts, hub.shutdown.deadline().min(resumes));
         }
     }
 
@@ -292,15 +299,25 @@ impl Link {
         if let Some(streaming) = &self.streaming {
             streaming.await_room(cx.waker());
         }
+        // It has begun to close after its rate was asked.
+        if self.stage != Stage::Open && self.release() {
+            return false;
+        }
         let outbox = &self.session.member().outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
             self.begin_turn();
             return true;
         }
-        let stalled = self.batch.is_some();
         let written = std::mem::take(&mut self.written);
         let closing = !matches!(self.stage, Stage::Open | Stage::Closing);
-        match outbox.park(written, cx.waker(), stalled || closing) {
+        let sendable = if self.batch.is_some() || closing {
+            Sendable::Nothing
+        } else if self.pace.as_ref().is_some_and(|pace| pace.holds_writing()) {
+            Sendable::Control
+        } else {
+            Sendable::Everything
+        };
+        match outbox.park(written, cx.waker(), sendable) {
             Parked::No => return self.heed_request(),
             Parked::Yes => self.timers.nobody_behind_writer(),
             Parked::BehindWriter { progress } => {

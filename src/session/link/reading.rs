@@ -230,10 +230,18 @@ impl Link {
         debug_assert_eq!(self.at, self.input.len());
         self.at = 0;
         self.input.clear();
-        if self.input.capacity() != self.read_size.bytes() {
-            let pool = self.worker.pool();
-            pool.give(std::mem::replace(&mut self.input, pool.take(self.read_size)));
+        if self.pace.is_some() {
+            match self.may_read() {
+                Some(most) => self.narrow(most),
+                // The socket stays readable: the timer brings us back.
+                None => return false,
+            }
+        } else if self.input.capacity() != self.read_size.bytes() {
+            self.widen();
         }
+        let Some(transport) = &mut self.transport else {
+            return false;
+        };
         self.reads_left -= 1;
         match transport.poll_read(cx, &mut self.input) {
             Poll::Pending => false,
@@ -248,12 +256,33 @@ impl Link {
                 let counters = &self.session.member().counters;
                 counters.bytes_in.add(received);
                 counters.touch(now);
+                if self.pace.is_some() {
+                    self.has_read(received);
+                }
                 true
             }
             Poll::Ready(Err(error)) => {
                 self.failed(&error);
                 true
             }
+        }
+    }
+
+    /// Borrows a buffer of the right size.
+    #[inline]
+    fn widen(&mut self) {
+        let pool = self.worker.pool();
+        pool.give(std::mem::replace(&mut self.input, pool.take(self.read_size)));
+    }
+
+    /// The same, but a smaller one if less may be read.
+    #[cold]
+    fn narrow(&mut self, most: usize) {
+        let size = self.read_size.bytes().min(most);
+        if size == self.read_size.bytes() {
+            self.widen();
+        } else {
+            self.worker.pool().give(std::mem::replace(&mut self.input, Vec::with_capacity(size)));
         }
     }
 }

@@ -1,0 +1,175 @@
+//! How fast the session reads and writes, where it has a rate.
+//!
+//! Reading waits before a read, which is then as small as the rate allows: what has not been read waits in
+//! the kernel, and TCP slows the peer down. Writing waits before a batch is taken from the outbox, and a
+//! batch that has been taken goes out whole: so there is never half a frame in the way of a pong or a close,
+//! and a peer that takes nothing is told apart from a rate that lets nothing out. What was too much is made
+//! up for before the next batch.
+//!
+//! Neither loses a wake-up: each turn asks both anew, and goes to sleep either with nothing to do in that
+//! direction (then the socket or the outbox wakes it) or with a time to ask again (then the wheel does).
+//! A socket that is not read stays readable in the reactor's books. Once the session is closing, nothing
+//! waits any more: it has a deadline of its own for that.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use super::{Link, Stage};
+use crate::executor::{Time, panic_text};
+use crate::session::Cause;
+use crate::transport::{Allowance, RatePolicy};
+
+/// The latest time to wait for that is not "never".
+const FAR: Time = Time::from_micros(u64::MAX - 1);
+
+/// The rates of one session, and what they have it wait for.
+pub(super) struct Pace {
+    reading: Half,
+    writing: Half,
+}
+
+struct Half {
+    policy: Box<dyn RatePolicy>,
+    /// When it is to be asked again; `NEVER` if the session does not wait for it.
+    resumes: Time,
+}
+
+impl Half {
+    fn new(policy: Box<dyn RatePolicy>) -> Self {
+        Self { policy, resumes: Time::NEVER }
+    }
+}
+
+impl Pace {
+    /// When the first of both is to be asked again.
+    pub(super) fn resumes(&self) -> Time {
+        self.reading.resumes.min(self.writing.resumes)
+    }
+
+    pub(super) fn holds_reading(&self) -> bool {
+        self.reading.resumes != Time::NEVER
+    }
+
+    pub(super) fn holds_writing(&self) -> bool {
+        self.writing.resumes != Time::NEVER
+    }
+
+    fn reading(&mut self) -> &mut Half {
+        &mut self.reading
+    }
+
+    fn writing(&mut self) -> &mut Half {
+        &mut self.writing
+    }
+}
+
+impl Link {
+    /// Asks the configuration for the session's rates; once, before anything else. Calls the application.
+    pub(in crate::session) fn find_rates(&mut self) {
+        let Some(rates) = &self.config().rates else {
+            return;
+        };
+        let rates = rates.of(&self.session);
+        if rates.reading.is_unlimited() && rates.writing.is_unlimited() {
+            return;
+        }
+        if !rates.writing.is_unlimited() {
+            self.session.member().outbox.pace();
+        }
+        let (reading, writing) = (Half::new(rates.reading), Half::new(rates.writing));
+        self.pace = Some(Box::new(Pace { reading, writing }));
+    }
+
+    /// How much may be read now; `None` if reading has to wait for its rate.
+    pub(super) fn may_read(&mut self) -> Option<usize> {
+        self.ask(Pace::reading)
+    }
+
+    /// Whether the next batch has to wait for its rate.
+    #[inline]
+    pub(super) fn must_not_write(&mut self) -> bool {
+        self.pace.is_some() && self.ask(Pace::writing).is_none()
+    }
+
+    /// There is no batch that would wait.
+    pub(super) fn nothing_to_write(&mut self) {
+        if let Some(pace) = &mut self.pace {
+            pace.writing.resumes = Time::NEVER;
+        }
+    }
+
+    #[cold]
+    fn ask(&mut self, half: fn(&mut Pace) -> &mut Half) -> Option<usize> {
+        let Some(pace) = &mut self.pace else {
+            return Some(usize::MAX);
+        };
+        let half = half(pace);
+        half.resumes = Time::NEVER;
+        if self.stage != Stage::Open {
+            return Some(usize::MAX);
+        }
+        let clock = self.worker.clock();
+        let now = clock.instant(clock.precise());
+        match catch_unwind(AssertUnwindSafe(|| half.policy.available(now))) {
+            Ok(Allowance::Bytes(most)) => Some(most.get()),
+            Ok(Allowance::Until(resumes)) => {
+                half.resumes = clock.time(resumes).min(FAR);
+                self.timers.moved();
+                None
+            }
+            Err(panic) => {
+                self.rate_panicked(&*panic);
+                Some(usize::MAX)
+            }
+        }
+    }
+
+    /// Waits for no rate any more until that has been asked anew, as it is in every turn: who does not
+    /// want to read or to write need not wait for it either. Returns whether it did wait.
+    #[inline]
+    pub(super) fn release(&mut self) -> bool {
+        self.pace.as_mut().is_some_and(|pace| {
+            let waited = pace.resumes() != Time::NEVER;
+            pace.reading.resumes = Time::NEVER;
+            pace.writing.resumes = Time::NEVER;
+            waited
+        })
+    }
+
+    /// Counts what has been read, whatever it was.
+    pub(super) fn has_read(&mut self, bytes: usize) {
+        self.transferred(Pace::reading, bytes);
+    }
+
+    /// Counts what has been written, whatever it was.
+    pub(super) fn has_written(&mut self, bytes: usize) {
+        self.transferred(Pace::writing, bytes);
+    }
+
+    #[cold]
+    fn transferred(&mut self, half: fn(&mut Pace) -> &mut Half, bytes: usize) {
+        let now = self.instant();
+        let Some(pace) = &mut self.pace else {
+            return;
+        };
+        let half = half(pace);
+        let counted = catch_unwind(AssertUnwindSafe(|| half.policy.transferred(bytes, now)));
+        if let Err(panic) = counted {
+            self.rate_panicked(&*panic);
+        }
+    }
+
+    fn instant(&self) -> Instant {
+        let clock = self.worker.clock();
+        clock.instant(clock.precise())
+    }
+
+    /// A policy has panicked: it is not asked again, and the session ends as after a handler's panic.
+    fn rate_panicked(&mut self, panic: &(dyn Any + Send)) {
+        self.pace = None;
+        self.session.member().hub.endings.panicked();
+        log::error!("session {}: a rate policy panicked: {}", self.session.id(), panic_text(panic));
+        self.handler_failed(Cause::HandlerPanicked);
+    }
+}
