@@ -344,6 +344,14 @@ pub struct Limits {
     /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
     /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
+    /// TLS handshakes under way at a time, each from the client's first bytes until both sides have
+    /// agreed; three quarters of them for one address. Default: as many as `handshakes`, of which
+    /// they are some.
+    ///
+    /// One takes some 10 KiB, several times what a request takes: a small box may want fewer. Beyond
+    /// it a new connection is closed, because no answer could be read.
+    #[cfg(feature = "tls")]
+    pub tls_handshakes: Option<usize>,
 }
 
 impl Default for Limits {
@@ -359,6 +367,8 @@ impl Default for Limits {
             sessions: None,
             sessions_per_address: None,
             handshakes: None,
+            #[cfg(feature = "tls")]
+            tls_handshakes: None,
         }
     }
 }

@@ -581,6 +581,45 @@ fn more_handshakes_than_allowed_are_closed_unread() {
 }
 
 #[test]
+fn tls_handshakes_have_a_limit_of_their_own_and_give_their_places_back() {
+    let server = start_tls(
+        echo().configure(|config| {
+            config.timeouts.handshake = PATIENCE;
+            config.limits.sessions = Some(100);
+            config.limits.handshakes = Some(80);
+            config.limits.tls_handshakes = Some(4);
+        }),
+        tls(),
+    );
+    let hello = client_hello();
+    let begin = || {
+        let mut raw = server.raw();
+        raw.send(&hello);
+        raw
+    };
+    // One address has three quarters of four. A connection has its place when its answer comes.
+    let mut half: Vec<_> = (0..3).map(|_| begin()).collect();
+    for raw in &mut half {
+        raw.stream.read_exact(&mut [0]).expect("the server's flight");
+    }
+    assert_eq!(begin().read_to_end(), b"", "nothing that a TLS client would take for an answer");
+    drop(half);
+    // Whoever is through is no longer under way, so five of them find one of three places.
+    let deadline = Instant::now() + PATIENCE;
+    let mut open = Vec::new();
+    while open.len() < 5 {
+        match Secure::connect(server.addr(), client_config(), "localhost") {
+            Ok(mut client) => {
+                client.upgrade();
+                open.push(client);
+            }
+            Err(_) => assert!(Instant::now() < deadline, "the places are not given back"),
+        }
+    }
+    server.finish();
+}
+
+#[test]
 fn a_stop_ends_handshakes_and_says_goodbye_through_tls() {
     let server = start_tls(echo(), tls());
     let mut open = Secure::open(server.addr());

@@ -13,6 +13,8 @@ use crate::transport::Peer;
 pub(crate) struct Limits {
     sessions: Gauge,
     handshakes: Gauge,
+    #[cfg(feature = "tls")]
+    tls_handshakes: Gauge,
     sessions_per_address: usize,
     handshakes_per_address: usize,
     addresses: Mutex<HashMap<Address, Taken>>,
@@ -87,8 +89,7 @@ impl Limits {
         let sessions_per_address = config.sessions_per_address.unwrap_or(quarters(3));
         let handshakes = config.handshakes.unwrap_or(quarters(1).max(64));
         // One address can neither have more handshakes than sessions, nor keep all others out.
-        let handshakes_per_address =
-            sessions_per_address.min(handshakes.saturating_mul(3).div_ceil(4));
+        let handshakes_per_address = sessions_per_address.min(most_of(handshakes));
         log::info!(
             "limits: {sessions} sessions ({sessions_per_address} of one address), {handshakes} \
              handshakes at a time ({handshakes_per_address} of one address); {files} open files"
@@ -96,6 +97,8 @@ impl Limits {
         Arc::new(Self {
             sessions: Gauge::new(sessions),
             handshakes: Gauge::new(handshakes),
+            #[cfg(feature = "tls")]
+            tls_handshakes: Gauge::new(config.tls_handshakes.unwrap_or(handshakes)),
             sessions_per_address,
             handshakes_per_address,
             addresses: Mutex::default(),
@@ -160,6 +163,11 @@ impl Limits {
     }
 }
 
+/// What one address may have of a number, so that it does not keep all others out.
+fn most_of(all: usize) -> usize {
+    all.saturating_mul(3).div_ceil(4)
+}
+
 /// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
@@ -189,6 +197,30 @@ impl Handshake {
         }
         limits.leave(self.address.replace(address), |taken| taken.handshakes -= 1);
         true
+    }
+
+    /// A place for its TLS handshake, if there is one for its address.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<TlsHandshake> {
+        let limits = &self.limits;
+        if let Some(address) = self.address {
+            let under_way = limits.addresses().get(&address).map_or(0, |taken| taken.handshakes);
+            if under_way > most_of(limits.tls_handshakes.max) {
+                return None;
+            }
+        }
+        limits.tls_handshakes.take().then(|| TlsHandshake(Arc::clone(limits)))
+    }
+}
+
+/// A TLS handshake under way.
+#[cfg(feature = "tls")]
+pub(crate) struct TlsHandshake(Arc<Limits>);
+
+#[cfg(feature = "tls")]
+impl Drop for TlsHandshake {
+    fn drop(&mut self) {
+        self.0.tls_handshakes.give();
     }
 }
 

@@ -547,7 +547,7 @@ async fn admit<H: Handler>(
             let tls = station.crew.tls.as_ref()?;
             let either = speaks == Speaks::Either;
             (transport, approach) =
-                Box::pin(secure::secure(door, tls, transport, either, approach)).await?;
+                Box::pin(secure::secure(door, tls, transport, either, approach, under_way)).await?;
         }
     }
     let admitted = door.admit(&mut transport, approach).await?;

@@ -12,6 +12,7 @@ use futures_lite::future;
 use crate::executor::{Size, Time, Worker};
 use crate::http::front::{Approach, Door, LINGER, LINGER_BYTES};
 use crate::http::refusal::Refusal;
+use crate::hub::Handshake;
 use crate::session::Handler;
 use crate::tls::{Store, TlsInfo};
 use crate::transport::{Tls, Transport};
@@ -26,6 +27,7 @@ pub(super) async fn secure<H: Handler>(
     mut transport: Transport,
     either: bool,
     mut approach: Approach,
+    under_way: &Handshake,
 ) -> Option<(Transport, Approach)> {
     let deadline = approach.deadline;
     if approach.received.is_empty() {
@@ -50,6 +52,10 @@ pub(super) async fn secure<H: Handler>(
             return None;
         }
     }
+    let Some(_under_way) = under_way.tls() else {
+        log::debug!("{}: too many TLS handshakes under way: it is turned away", door.name());
+        return None;
+    };
     let (config, asked) = tls.connection();
     let mut tls = match Tls::new(door.worker, transport, config, approach.received) {
         Ok(tls) => Box::new(tls),
