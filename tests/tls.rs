@@ -616,6 +616,7 @@ fn tls_handshakes_have_a_limit_of_their_own_and_give_their_places_back() {
             Err(_) => assert!(Instant::now() < deadline, "the places are not given back"),
         }
     }
+    drop(open);
     server.finish();
 }
 
