@@ -55,9 +55,9 @@ pin_project! {
     /// The error is an [`io::Error`] of kind [`TimedOut`](io::ErrorKind::TimedOut), with a
     /// [`DeadlineExceeded`] inside that names the operation.
     ///
-    /// An expiry loses no bytes and closes nothing. The stream can be given another deadline, to say
-    /// goodbye for example; but where a *series* of writes was cut, `write_all` for example, nobody knows
-    /// how much of it has left.
+    /// An expiry loses no bytes of the stream and closes nothing. The stream can be given another deadline,
+    /// to say goodbye for example; but where a *series* was cut, `write_all` or `read_exact` for example,
+    /// nobody knows how far it had come.
     ///
     /// These are the rules of Boost.Beast's `basic_stream`, which also closes the stream.
     ///
@@ -70,8 +70,9 @@ pin_project! {
     ///
     /// Reads and writes are as cancel safe as those of the stream inside: what waits for a deadline or a
     /// rate has taken nothing yet. One that has been dropped half-way is over as soon as a deadline is set
-    /// through the stream itself; until then, and for a [`Deadlines`] elsewhere, which cannot see that, it
-    /// and the next one of the same name are one operation with one deadline.
+    /// through the stream itself, or by [`Deadlines::restart_at`]; until then, and for the other methods of
+    /// a [`Deadlines`] elsewhere, which cannot see that, it and the next one of the same name are one
+    /// operation with one deadline.
     ///
     /// # Cost
     ///
@@ -146,13 +147,13 @@ impl<S, R, W> DeadlineStream<S, R, W> {
     /// Sets the deadline for reading only.
     pub fn set_read_deadline(&mut self, deadline: impl Into<Deadline>) {
         // Whoever has the stream for himself has no operation in progress: what has begun was dropped.
-        self.reading.operation = None;
+        self.reading.forget();
         self.deadlines.set_read(deadline);
     }
 
     /// Sets the deadline for writing, flushing and closing only.
     pub fn set_write_deadline(&mut self, deadline: impl Into<Deadline>) {
-        self.writing.operation = None;
+        self.writing.forget();
         self.deadlines.set_write(deadline);
     }
 
@@ -201,7 +202,10 @@ impl<S: fmt::Debug, R, W> fmt::Debug for DeadlineStream<S, R, W> {
 /// Sets the deadlines of a [`DeadlineStream`] from elsewhere; see [`DeadlineStream::deadlines`].
 ///
 /// Cheap to clone; all clones are of the same stream, which they do not keep open. An operation that is in
-/// progress keeps the deadline it began under, and nobody is woken.
+/// progress keeps the deadline it began under, and nobody is woken; but with
+/// [`restart_at`](Self::restart_at), which is for a stream that is inside another one. What sets both
+/// directions sets both: where a reader and a writer have a deadline each, use [`set_read`](Self::set_read)
+/// and [`set_write`](Self::set_write).
 ///
 /// ```rust
 /// use std::time::Duration;
@@ -232,9 +236,23 @@ pub struct Deadlines(Arc<Mutex<Settings>>);
 struct Settings {
     read: Deadline,
     write: Deadline,
+    /// How often everything has begun anew.
+    restarts: u32,
 }
 
 impl Deadlines {
+    /// For a read: its deadline, and what it belongs to.
+    fn reading(&self) -> (Deadline, u32) {
+        let settings = self.lock();
+        (settings.read, settings.restarts)
+    }
+
+    /// The same for a write.
+    fn writing(&self) -> (Deadline, u32) {
+        let settings = self.lock();
+        (settings.write, settings.restarts)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Settings> {
         // Nothing that is done under the lock can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -248,12 +266,32 @@ impl Deadlines {
     /// See [`DeadlineStream::expires_at`].
     pub fn expires_at(&self, deadline: impl Into<Deadline>) {
         let deadline = deadline.into();
-        *self.lock() = Settings { read: deadline, write: deadline };
+        let mut settings = self.lock();
+        settings.read = deadline;
+        settings.write = deadline;
     }
 
     /// See [`DeadlineStream::expires_never`].
     pub fn expires_never(&self) {
         self.expires_at(Deadline::NEVER);
+    }
+
+    /// Begins a new logical operation with this much time: see [`restart_at`](Self::restart_at).
+    pub fn restart_after(&self, budget: Duration) {
+        self.restart_at(Deadline::after(budget));
+    }
+
+    /// Sets both deadlines, also for what is in progress.
+    ///
+    /// For a stream that is inside another one (TLS, a compressor). That may have left a write or a read
+    /// in progress here when what was asked of it was done, and only whoever uses the outer stream knows
+    /// that a new operation begins. It must be nobody else's turn: an operation that somebody waits for
+    /// gets the new deadline, too, when it is next woken.
+    pub fn restart_at(&self, deadline: impl Into<Deadline>) {
+        let deadline = deadline.into();
+        let mut settings = self.lock();
+        let restarts = settings.restarts.wrapping_add(1);
+        *settings = Settings { read: deadline, write: deadline, restarts };
     }
 
     /// Sets the deadline for reading only.
@@ -296,6 +334,8 @@ struct Direction<P> {
 #[derive(Clone, Copy)]
 struct Operation {
     name: &'static str,
+    /// It belongs to what began then.
+    restarts: u32,
     deadline: Deadline,
     /// Without a deadline nobody asks.
     began: Option<Instant>,
@@ -305,6 +345,16 @@ impl Operation {
     fn exceeded(&self, throttled: bool) -> io::Error {
         let waited = self.began.map(|began| began.elapsed()).unwrap_or_default();
         DeadlineExceeded::new(self.name, self.deadline, waited).throttled(throttled).into()
+    }
+}
+
+impl<P> Direction<P> {
+    /// Nothing is in progress, and nobody is to be woken.
+    fn forget(&mut self) {
+        self.operation = None;
+        if self.armed.take().is_some() {
+            self.timer.clear();
+        }
     }
 }
 
@@ -318,7 +368,7 @@ impl<P: RatePolicy> Direction<P> {
         &mut self,
         cx: &mut Context<'_>,
         name: &'static str,
-        deadline: impl FnOnce() -> Deadline,
+        deadline: impl FnOnce() -> (Deadline, u32),
         mut transfer: impl FnMut(&mut Context<'_>, NonZero<usize>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let now = (!self.rate.is_unlimited()).then(Instant::now);
@@ -346,7 +396,7 @@ impl<P: RatePolicy> Direction<P> {
         &mut self,
         cx: &mut Context<'_>,
         name: &'static str,
-        deadline: impl FnOnce() -> Deadline,
+        deadline: impl FnOnce() -> (Deadline, u32),
         step: impl FnOnce(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         let operation = self.begin(name, deadline, None)?;
@@ -360,22 +410,23 @@ impl<P: RatePolicy> Direction<P> {
     fn begin(
         &mut self,
         name: &'static str,
-        deadline: impl FnOnce() -> Deadline,
+        deadline: impl FnOnce() -> (Deadline, u32),
         now: Option<Instant>,
     ) -> io::Result<Operation> {
+        let (deadline, restarts) = deadline();
         // One with another name has been dropped, or this one would not be asked for.
-        if let Some(operation) = self.operation.take().filter(|pending| pending.name == name) {
+        let pending = self.operation.take();
+        if let Some(operation) = pending.filter(|it| it.name == name && it.restarts == restarts) {
             return Ok(operation);
         }
-        let deadline = deadline();
         let Some(at) = deadline.instant() else {
-            return Ok(Operation { name, deadline, began: None });
+            return Ok(Operation { name, restarts, deadline, began: None });
         };
         let now = now.unwrap_or_else(Instant::now);
         if now >= at {
             return Err(DeadlineExceeded::new(name, deadline, Duration::ZERO).into());
         }
-        Ok(Operation { name, deadline, began: Some(now) })
+        Ok(Operation { name, restarts, deadline, began: Some(now) })
     }
 
     /// It could not be completed: waits for what comes first, its deadline or its rate.
@@ -422,7 +473,7 @@ impl<S: AsyncRead, R: RatePolicy, W> AsyncRead for DeadlineStream<S, R, W> {
         this.reading.poll(
             cx,
             "read",
-            || deadlines.read(),
+            || deadlines.reading(),
             |cx, most| {
                 let most = most.get().min(buffer.len());
                 stream.as_mut().poll_read(cx, &mut buffer[..most])
@@ -441,7 +492,7 @@ impl<S: AsyncRead, R: RatePolicy, W> AsyncRead for DeadlineStream<S, R, W> {
         this.reading.poll(
             cx,
             "read",
-            || deadlines.read(),
+            || deadlines.reading(),
             |cx, most| {
                 if most.get() >= buffers.iter().map(|buffer| buffer.len()).sum() {
                     return stream.as_mut().poll_read_vectored(cx, buffers);
@@ -468,7 +519,7 @@ impl<S: AsyncWrite, R, W: RatePolicy> AsyncWrite for DeadlineStream<S, R, W> {
         this.writing.poll(
             cx,
             "write",
-            || deadlines.write(),
+            || deadlines.writing(),
             |cx, most| stream.as_mut().poll_write(cx, &bytes[..most.get().min(bytes.len())]),
         )
     }
@@ -484,7 +535,7 @@ impl<S: AsyncWrite, R, W: RatePolicy> AsyncWrite for DeadlineStream<S, R, W> {
         this.writing.poll(
             cx,
             "write",
-            || deadlines.write(),
+            || deadlines.writing(),
             |cx, most| {
                 if most.get() >= slices.iter().map(|slice| slice.len()).sum() {
                     return stream.as_mut().poll_write_vectored(cx, slices);
@@ -500,7 +551,7 @@ impl<S: AsyncWrite, R, W: RatePolicy> AsyncWrite for DeadlineStream<S, R, W> {
         let this = self.project();
         let mut stream = this.stream;
         let deadlines = this.deadlines;
-        let deadline = || deadlines.write();
+        let deadline = || deadlines.writing();
         this.writing.poll_free(cx, "flush", deadline, |cx| stream.as_mut().poll_flush(cx))
     }
 
@@ -508,7 +559,7 @@ impl<S: AsyncWrite, R, W: RatePolicy> AsyncWrite for DeadlineStream<S, R, W> {
         let this = self.project();
         let mut stream = this.stream;
         let deadlines = this.deadlines;
-        let deadline = || deadlines.write();
+        let deadline = || deadlines.writing();
         this.writing.poll_free(cx, "close", deadline, |cx| stream.as_mut().poll_close(cx))
     }
 }
