@@ -51,13 +51,22 @@ pub struct Config {
     /// How fast each session may read and write. Default `None`: as fast as it can, which costs nothing.
     ///
     /// What counts are bytes on the connection, after the handshake: frames with their headers, compressed
-    /// if they are. A session that may not read yet leaves the rest to TCP, which slows its peer down; what
-    /// it may not write yet waits in its [outbox](crate::docs::backpressure), and fills it. Pings, pongs and
-    /// closing count, and do not wait; and no timer takes a session's own rate for silence or stalling of
-    /// its peer. A message is written whole once it has begun: with some 4 KiB of small messages, or one
-    /// large one, the rate may be exceeded, which is made up for afterwards. What may be written has the
-    /// precision of the timers above: a bucket of less than a fifth of a second's bytes does not come up to
-    /// its rate. See [`SessionRates`].
+    /// if they are, before TLS encrypts them.
+    ///
+    /// What a session may not write yet waits in its [outbox](crate::docs::backpressure), and fills it; its
+    /// own pings, pongs and close frames count and do not wait. A message is written whole once it has
+    /// begun: with some 4 KiB of small messages, or one large one, the rate may be exceeded, which is made
+    /// up for afterwards. What may be written has the precision of the timers above: a bucket of less than a
+    /// fifth of a second's bytes does not come up to its rate.
+    ///
+    /// What a session may not read yet it leaves to TCP, which slows its peer down, and the peer's pings,
+    /// its close frame and its end wait behind it. No timer takes a session's own rate for silence or
+    /// stalling of its peer, so while the rate holds it back a peer that has gone is not noticed, and one
+    /// that only pings is not [idle](Timeouts::idle): with a reading rate, set
+    /// [`lifetime`](Timeouts::lifetime), too. A session over TLS keeps up to 32 KiB of what it may not read
+    /// yet, because a record is decrypted as a whole.
+    ///
+    /// See [`SessionRates`].
     pub rates: Option<SessionRates>,
 }
 

@@ -203,7 +203,11 @@ impl State {
             .filling
             .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
         put(batch);
-        if batch.is_full() || (self.paced && batch.is_full_for_a_rate()) {
+        if self.paced && batch.is_full_for_a_rate() {
+            // Many of them may wait, and for long: each takes no more memory than its bytes.
+            let full = self.full.get_or_insert_default();
+            full.extend(self.filling.take().map(Batch::shrink));
+        } else if batch.is_full() {
             let full = self.full.get_or_insert_default();
             full.extend(self.filling.take());
         }

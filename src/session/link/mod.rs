@@ -111,6 +111,7 @@ impl Link {
         member: &Arc<Member>,
     ) -> Self {
         let hub = &member.hub;
+        member.counters.bytes_in.add(input.len());
         Self {
             transport: Some(transport),
             worker: Rc::clone(worker),

@@ -70,7 +70,10 @@ impl Link {
         let Some(rates) = &self.config().rates else {
             return;
         };
-        let rates = rates.of(&self.session);
+        let rates = match catch_unwind(AssertUnwindSafe(|| rates.of(&self.session))) {
+            Ok(rates) => rates,
+            Err(panic) => return self.rate_panicked(&*panic),
+        };
         if rates.reading.is_unlimited() && rates.writing.is_unlimited() {
             return;
         }
@@ -79,6 +82,10 @@ impl Link {
         }
         let (reading, writing) = (Half::new(rates.reading), Half::new(rates.writing));
         self.pace = Some(Box::new(Pace { reading, writing }));
+        // It came with the request.
+        if !self.input.is_empty() {
+            self.has_read(self.input.len());
+        }
     }
 
     /// How much may be read now; `None` if reading has to wait for its rate.
@@ -167,7 +174,9 @@ impl Link {
 
     /// A policy has panicked: it is not asked again, and the session ends as after a handler's panic.
     fn rate_panicked(&mut self, panic: &(dyn Any + Send)) {
-        self.pace = None;
+        let pace = self.pace.take();
+        // Who panics when he is asked may do it when he is dropped, too; that has been said already.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(pace)));
         self.session.member().hub.endings.panicked();
         log::error!("session {}: a rate policy panicked: {}", self.session.id(), panic_text(panic));
         self.handler_failed(Cause::HandlerPanicked);
