@@ -1,18 +1,25 @@
 //! Listening on a path of the Unix family: the file that is in the way, and the one that is left.
 
-use std::fs::{self, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// The longest path, in bytes: `sun_path` has 108, and the last is NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
+
+/// How long another server may take to begin to listen in the same directory. It takes some
+/// microseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Why a path cannot be listened on: what is wrong and what to do about it, without the path itself.
 #[derive(Debug)]
@@ -68,6 +75,8 @@ pub(super) fn bind(
 ) -> Result<(SocketFile, UnixListener), Problem> {
     let address = address(path)?;
     let fd = socket()?;
+    // From here on until the socket listens it looks like one that a crashed process has left.
+    let _alone = alone(directory(path));
     match rustix::net::bind(&fd, &address) {
         Ok(()) => {}
         Err(Errno::ADDRINUSE) => {
@@ -106,6 +115,33 @@ fn address(path: &Path) -> Result<SocketAddrUnix, Problem> {
     SocketAddrUnix::new(path).map_err(|error| Problem::of(error, "this cannot be a socket's path"))
 }
 
+/// Where the file is to be.
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Lets the servers that start in a directory do it one after the other, by a lock on the directory
+/// itself (flock(2)): it leaves no file behind, and whoever crashes holds it no longer.
+///
+/// A directory that cannot be read cannot be locked, and a stranger may hold the lock for long: then
+/// it goes on without.
+fn alone(directory: &Path) -> Option<File> {
+    let directory = File::open(directory).ok()?;
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(directory),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_RETRY);
+            }
+            Err(_) => return None,
+        }
+    }
+}
+
 fn socket() -> Result<OwnedFd, Problem> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
@@ -114,11 +150,7 @@ fn socket() -> Result<OwnedFd, Problem> {
 
 /// Why `bind` has failed, by what bind(2) and unix(7) say of each error.
 fn not_bound(path: &Path, error: Errno) -> Problem {
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let directory = directory.display();
+    let directory = directory(path).display();
     let text = match error {
         Errno::NOENT => format!(
             "the directory {directory} does not exist: create it (systemd: RuntimeDirectory=)"
@@ -140,10 +172,6 @@ fn not_bound(path: &Path, error: Errno) -> Problem {
 }
 
 /// Removes the socket that a process has left which did not come to do it, and nothing else.
-///
-/// Two servers that start at the same moment on the same path may both find the old socket; then
-/// the one that is a moment later takes the path from the other, which cannot be told from the
-/// outside.
 fn clear_the_way(path: &Path, address: &SocketAddrUnix) -> Result<(), Problem> {
     let Some(found) = look(path)? else {
         return Ok(());
