@@ -1,6 +1,8 @@
 //! A worker: one thread with its own tasks, readiness, deadlines and buffers.
 
 use std::cell::{Cell, RefCell};
+#[cfg(feature = "tls")]
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -39,11 +41,20 @@ pub(crate) struct Worker {
     clock: Clock,
     /// The coarse time at which this turn began: what every deadline is measured with.
     now: Cell<Time>,
+    /// Counts turns.
+    turn: Cell<u32>,
     /// Tasks that have had their turn and have more to do.
     yielded: RefCell<Vec<TaskId>>,
     /// What [`compute`](Self::compute) has taken of this turn.
     #[cfg(feature = "tls")]
     computed: Cell<Duration>,
+    /// Who waits for that, in the order in which they came. Only the first is woken, so that those
+    /// behind cost the others nothing.
+    #[cfg(feature = "tls")]
+    queue: RefCell<BTreeMap<u64, TaskId>>,
+    /// Places in the queue taken so far.
+    #[cfg(feature = "tls")]
+    queued: Cell<u64>,
 }
 
 impl Worker {
@@ -57,9 +68,14 @@ impl Worker {
             pool: Pool::default(),
             now: Cell::new(clock.coarse()),
             clock,
+            turn: Cell::default(),
             yielded: RefCell::default(),
             #[cfg(feature = "tls")]
             computed: Cell::default(),
+            #[cfg(feature = "tls")]
+            queue: RefCell::default(),
+            #[cfg(feature = "tls")]
+            queued: Cell::default(),
         }))
     }
 
@@ -71,6 +87,12 @@ impl Worker {
     /// The time at which this turn began, a few milliseconds coarse.
     pub(crate) fn now(&self) -> Time {
         self.now.get()
+    }
+
+    /// Which turn this is: for what is to be done so often in one turn.
+    #[cfg(feature = "tls")]
+    pub(crate) fn turn(&self) -> u32 {
+        self.turn.get()
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -113,10 +135,23 @@ impl Worker {
     }
 
     /// Whether something that takes long, and that nobody suffers from if it comes later, may be
-    /// computed in this turn. Whoever may not [yields](Self::yield_turn).
+    /// computed now. Whoever may not has got a `place` in the queue, and is woken when it may; to drop
+    /// the place is to leave the queue.
     #[cfg(feature = "tls")]
-    pub(crate) fn may_compute(&self) -> bool {
-        self.computed.get() < COMPUTATION_PER_TURN
+    pub(crate) fn may_compute(self: &Rc<Self>, place: &mut Option<Place>) -> bool {
+        let first = self.queue.borrow().first_key_value().map(|(number, _)| *number);
+        let its_turn = first == place.as_ref().map(|place| place.number);
+        if its_turn && self.computed.get() < COMPUTATION_PER_TURN {
+            *place = None;
+            return true;
+        }
+        if place.is_none() {
+            let number = self.queued.get();
+            self.queued.set(number + 1);
+            self.queue.borrow_mut().insert(number, self.tasks.current());
+            *place = Some(Place { worker: Rc::clone(self), number });
+        }
+        false
     }
 
     /// Computes it, and counts the time it takes.
@@ -125,7 +160,26 @@ impl Worker {
         let began = self.clock.precise();
         let result = computation();
         self.computed.set(self.computed.get() + self.clock.precise().since(began));
+        if self.computed.get() < COMPUTATION_PER_TURN {
+            self.call_next();
+        }
         result
+    }
+
+    /// Wakes the first of the queue.
+    #[cfg(feature = "tls")]
+    fn call_next(&self) {
+        if let Some((_, task)) = self.queue.borrow().first_key_value() {
+            self.tasks.wake(*task);
+        }
+    }
+
+    /// Whether nobody waits to compute.
+    fn computes_nothing(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.queue.borrow().is_empty();
+        #[cfg(not(feature = "tls"))]
+        true
     }
 
     /// Wakes every task. How a change of the server's phase, which the worker hears of once, reaches
@@ -174,15 +228,26 @@ impl Worker {
             if done(&mut cx) {
                 return Ok(());
             }
-            let idle = self.yielded.borrow().is_empty() && self.tasks.is_idle();
+            let idle =
+                self.yielded.borrow().is_empty() && self.tasks.is_idle() && self.computes_nothing();
             self.reactor.wait(if idle { self.sleep() } else { Some(Duration::ZERO) })?;
             // Before anything is woken: what this thread wakes itself needs no eventfd.
             remote.unpark.awake();
             self.reactor.dispatch(&self.tasks);
             self.now.set(self.clock.coarse());
             #[cfg(feature = "tls")]
-            self.computed.set(Duration::ZERO);
+            {
+                self.computed.set(Duration::ZERO);
+                self.call_next();
+            }
             self.wheel.borrow_mut().advance(self.now(), &mut fired);
+            // Those that wait for the same moment, for a rate that they share for example, are not always
+            // woken in the same order.
+            self.turn.set(self.turn.get().wrapping_add(1));
+            if fired.len() > 1 {
+                let first = self.turn.get() as usize % fired.len();
+                fired.rotate_left(first);
+            }
             fired.append(&mut self.yielded.borrow_mut());
             fired.drain(..).for_each(|task| self.tasks.wake(task));
         }
@@ -192,6 +257,20 @@ impl Worker {
     fn sleep(&self) -> Option<Duration> {
         let next = self.wheel.borrow().next()?;
         Some(next.since(self.clock.coarse()) + OVERSLEEP)
+    }
+}
+
+/// A place in the queue of those who want to compute.
+#[cfg(feature = "tls")]
+pub(crate) struct Place {
+    worker: Rc<Worker>,
+    number: u64,
+}
+
+#[cfg(feature = "tls")]
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.queue.borrow_mut().remove(&self.number);
     }
 }
 

@@ -429,7 +429,11 @@ impl<'a, H: Handler> Door<'a, H> {
             if write_all(transport, bytes).await.is_err() {
                 return;
             }
-            transport.close_write();
+            poll_fn(|cx| {
+                transport.close_write(cx);
+                Poll::Ready(())
+            })
+            .await;
             let mut left = LINGER_BYTES;
             while let Ok(received @ 1..) = self.discard(transport).await {
                 left = left.saturating_sub(received);

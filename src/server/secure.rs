@@ -20,6 +20,8 @@ use crate::transport::{Tls, Transport};
 /// What a TLS connection begins with: a record of the type "handshake" (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Whether a connection is TLS, and if so the handshake. `None`: the connection has ended.
 pub(super) async fn secure<H: Handler>(
     door: &Door<'_, H>,
@@ -64,7 +66,8 @@ pub(super) async fn secure<H: Handler>(
             return None;
         }
     };
-    let handshake = poll_fn(|cx| tls.poll_handshake(cx));
+    let mut place = None;
+    let handshake = poll_fn(|cx| tls.poll_handshake(cx, &mut place));
     match in_time(door, deadline, handshake).await {
         Ok(()) => {
             let info = TlsInfo::new(tls.state(), asked.get().map(|name| &**name));
@@ -149,14 +152,17 @@ fn explain(error: &io::Error, asked: &OnceLock<Box<str>>) -> String {
     format!("the TLS handshake{host} has failed{hint} ({error})")
 }
 
-/// Reads the files again when one has changed; for ever.
+/// Reads the files again when one has changed, and warns of their end; for ever.
 pub(super) async fn watch(worker: &Rc<Worker>, tls: &Arc<Store>, every: Duration) {
+    let mut reminder = worker.now() + DAY;
     loop {
         worker.sleep_until(worker.now() + every).await;
-        if tls.has_changed() {
-            let tls = Arc::clone(tls);
-            // A password may cost some 100 ms of work. An error is logged and remembered.
-            let _ = smol::unblock(move || tls.reload()).await;
+        if worker.now() >= reminder {
+            reminder = worker.now() + DAY;
+            tls.warn_of_expiry();
         }
+        let tls = Arc::clone(tls);
+        // A file may be on a disk that is far away, and a password costs some 100 ms of work.
+        smol::unblock(move || tls.follow()).await;
     }
 }

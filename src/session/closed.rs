@@ -92,7 +92,8 @@ pub enum Cause {
     ///
     /// The same after a whole message or a close frame is nothing: many clients end like that.
     Truncated,
-    /// The socket failed, or (`InvalidData`) the peer broke TLS.
+    /// The socket failed, or (`InvalidData`) the peer broke TLS, or (`QuotaExceeded`) the keys of a
+    /// connection with TLS 1.2 have been used as often as they may.
     Io(io::ErrorKind),
     /// The peer broke RFC 6455 or a bound; the code says which way: 1002, 1007, 1008 or 1009.
     Violation,

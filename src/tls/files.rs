@@ -277,6 +277,19 @@ fn check_validity(file: &Path, chain: &[CertificateDer<'_>]) -> Result<SystemTim
     Ok(earliest.unwrap_or(now))
 }
 
+/// What to say once a day of certificates that have been in use for long.
+pub(super) fn warn_of_expiry(not_after: SystemTime) {
+    let now = SystemTime::now();
+    if not_after < now {
+        log::error!(
+            "TLS: a certificate in use has expired, {} days ago: clients refuse it; renew it",
+            days(now, not_after)
+        );
+    } else if not_after < now + EXPIRES_SOON {
+        log::warn!("TLS: a certificate in use expires in {} days: renew it", days(not_after, now));
+    }
+}
+
 fn days(later: SystemTime, earlier: SystemTime) -> u64 {
     later.duration_since(earlier).unwrap_or_default().as_secs() / DAY.as_secs()
 }

@@ -49,8 +49,7 @@ impl TlsInfo {
     }
 
     /// Who the client is. It is signed by one of the authorities that the server trusts, it was valid
-    /// when the handshake was made (or, if the client has come again, the first of them), and the client
-    /// has its key.
+    /// when the handshake was made, and the client has its key.
     #[must_use]
     pub fn client_certificate(&self) -> Option<&ClientCertificate> {
         self.client.as_deref()

@@ -76,10 +76,22 @@ impl Store {
         self.current().status.clone()
     }
 
-    /// Whether a file is another than the one that was last read. Does not wait: while they are being
-    /// read the answer is no.
-    pub(crate) fn has_changed(&self) -> bool {
-        self.stamps.try_lock().is_ok_and(|stamped| *stamped != stamps(&self.settings))
+    /// Reads everything again if a file is another than the one that was last read, or if that has
+    /// failed: not all that can be wrong is in the files (the clock, the number of open files). Blocks.
+    pub(crate) fn follow(&self) {
+        // While somebody else reads them there is nothing to do.
+        let changed =
+            self.stamps.try_lock().is_ok_and(|stamped| *stamped != stamps(&self.settings));
+        let failed = self.current().status.last_error.is_some();
+        if changed || failed {
+            // An error is logged and remembered.
+            let _ = self.reload();
+        }
+    }
+
+    /// Says so if the certificates in use are about to expire, or have.
+    pub(crate) fn warn_of_expiry(&self) {
+        files::warn_of_expiry(self.status().not_after);
     }
 
     /// Reads everything again. If it passes every check it is used from now on; if not, nothing changes.
@@ -95,8 +107,13 @@ impl Store {
                 Ok(())
             }
             Err(error) => {
-                log::error!("{error}; the certificates that were in use stay in use");
-                self.current().status.last_error = Some(error.to_string());
+                let text = error.to_string();
+                let status = &mut self.current().status;
+                // It is tried again and again.
+                if status.last_error.as_ref() != Some(&text) {
+                    log::error!("{text}; the certificates that were in use stay in use");
+                }
+                status.last_error = Some(text);
                 Err(error)
             }
         }
@@ -151,9 +168,14 @@ fn load(settings: &Tls) -> Result<Current> {
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(nobody));
-    // New with every configuration: whoever was let in by the authorities of an earlier one shows its
-    // certificate again.
-    config.ticketer = super::ticketer().map_err(cryptography)?;
+    if matches!(settings.clients, ClientCertificates::Off) {
+        // New with every configuration.
+        config.ticketer = super::ticketer().map_err(cryptography)?;
+    } else {
+        // Whoever comes again with a ticket is taken for who it was, for ever: no certificate is looked
+        // at, also one that has expired meanwhile.
+        config.send_tls13_tickets = 0;
+    }
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     let status = TlsStatus { not_after, loaded_at: SystemTime::now(), last_error: None };
     Ok(Current { config: Arc::new(config), names, status })

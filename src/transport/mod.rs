@@ -112,13 +112,15 @@ impl Transport {
     }
 
     /// Sends the end of the stream; the peer can still send.
-    pub(crate) fn close_write(&mut self) {
+    ///
+    /// What cannot be done at once is done by the reads that follow, and whoever reads is woken for it.
+    pub(crate) fn close_write(&mut self, cx: &mut Context<'_>) {
         match self {
             Self::Socket(socket) => socket.close_write(),
             Self::Memory(memory) => memory.close_write(),
-            Self::Stream(stream) => stream.close_write(),
+            Self::Stream(stream) => stream.close_write(cx),
             #[cfg(feature = "tls")]
-            Self::Tls(tls) => tls.close_write(),
+            Self::Tls(tls) => tls.close_write(cx),
         }
     }
 }

@@ -100,11 +100,11 @@ impl Stream {
     }
 
     /// Begins; reading goes on with it.
-    pub(super) fn close_write(&mut self) {
+    pub(super) fn close_write(&mut self, cx: &mut Context<'_>) {
         if self.0.closing == Closing::No {
             self.0.closing = Closing::Asked;
-            self.0.go_on_closing(&mut Context::from_waker(Waker::noop()));
         }
+        self.0.go_on_closing(cx);
     }
 }
 
@@ -122,7 +122,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // It may be the stream that panics, and a second panic would end the process.
         if !std::thread::panicking() {
-            self.close_write();
+            self.close_write(&mut Context::from_waker(Waker::noop()));
         }
     }
 }
@@ -240,7 +240,7 @@ mod tests {
         let probe = Probe::default();
         let mut stream = Stream::new(probe.clone());
         probe.0.lock().unwrap().stuck = true;
-        stream.close_write();
+        stream.close_write(&mut Context::from_waker(Waker::noop()));
         assert!(!probe.0.lock().unwrap().closed);
         probe.0.lock().unwrap().stuck = false;
         assert!(once(|cx| stream.poll_read(cx, &mut Vec::with_capacity(8))).is_pending());

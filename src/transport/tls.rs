@@ -20,7 +20,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 
 use super::Transport;
-use crate::executor::{Size, Worker};
+use crate::executor::{Place, Size, Worker};
 
 /// Plaintext that becomes ciphertext at a time: three records, which fit into a buffer of 64 KiB with
 /// their headers. It bounds what a session has in store beside its outbox.
@@ -28,6 +28,24 @@ const WRITE_BYTES: usize = 3 * RECORD_BYTES;
 
 /// The largest record's plaintext (RFC 8446 section 5.1).
 const RECORD_BYTES: usize = 16 * 1024;
+
+/// What is kept of a message of the handshake that is not whole. It may come in records of one byte,
+/// of which each takes six, and rustls keeps all of them until the last. A chain of three certificates
+/// with keys of RSA with 4 096 bits has 6 KiB.
+const HANDSHAKE_BYTES: usize = 32 * 1024;
+
+/// The same behind the handshake: the largest record of TLS 1.2 (RFC 5246 section 6.2.3), and the little
+/// that is said of keys and tickets.
+const INCOMPLETE_BYTES: usize = RECORD_BYTES + 4 * 1024;
+
+/// Records that are read in one turn. One that says nothing but that there is a new key costs 2 µs and
+/// more, and one with a single byte nearly one, so that a read may cost what a hundred reads of a socket
+/// cost. A message that somebody sends by itself is one record, and a turn takes no more of those.
+const RECORDS_PER_TURN: usize = 128;
+
+/// Where records are shorter than that, little is read at a time.
+const SHORT_RECORD: usize = 128;
+const LITTLE: usize = 2 * 1024;
 
 /// What a record adds at most with the ciphers we have: header 5, type 1, tag 16, and in TLS 1.2 the
 /// explicit nonce 8.
@@ -66,6 +84,11 @@ pub(crate) struct Tls {
     reported: usize,
     end: End,
     closing: Closing,
+    /// The last read has brought short records.
+    short: bool,
+    /// Records that have been read in this turn.
+    turn: u32,
+    records: usize,
 }
 
 /// How far our own end of the stream is.
@@ -100,6 +123,9 @@ impl Tls {
             reported: 0,
             end: End::Not,
             closing: Closing::No,
+            short: false,
+            turn: 0,
+            records: 0,
         })
     }
 
@@ -111,12 +137,15 @@ impl Tls {
     /// Ready when both sides have agreed.
     ///
     /// A handshake costs as much as thousands of messages: those that come at the same time take turns
-    /// with the open sessions.
-    pub(crate) fn poll_handshake(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// with the open sessions. `place` is this one's place among them, at first none.
+    pub(crate) fn poll_handshake(
+        &mut self,
+        cx: &mut Context<'_>,
+        place: &mut Option<Place>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if self.start < self.incoming.len() {
-                if !self.worker.may_compute() {
-                    self.worker.yield_turn();
+                if !self.worker.may_compute(place) {
                     return Poll::Pending;
                 }
                 let worker = Rc::clone(&self.worker);
@@ -136,7 +165,7 @@ impl Tls {
             if let Poll::Ready(Err(error)) = flushed {
                 return Poll::Ready(Err(error));
             }
-            ready!(self.fill(cx, RECORD_BYTES))?;
+            ready!(self.fill(cx, RECORD_BYTES, HANDSHAKE_BYTES))?;
         }
     }
 
@@ -193,18 +222,43 @@ impl Tls {
                 return Poll::Ready(Ok(buffer.len() - before));
             }
             match &mut self.end {
+                // Whoever has said goodbye wants the end of the stream only. rustls would have to
+                // answer what cannot be decrypted, and must say nothing more.
+                End::Not if self.closing != Closing::No => {
+                    let _ = self.flush(cx);
+                    return self.inner.poll_read(cx, buffer);
+                }
                 End::Not => {}
                 End::Notified => return Poll::Ready(Ok(0)),
                 End::Cut => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 End::Failed(error) => return Poll::Ready(Err(taken(error))),
             }
-            // Bounded: rustls takes few records in a row that bring nothing.
-            ready!(self.fill(cx, buffer.capacity() - before))?;
+            if self.has_had_its_turn() {
+                return Poll::Pending;
+            }
+            ready!(self.fill(cx, buffer.capacity() - before, INCOMPLETE_BYTES))?;
             self.digest(Some(buffer), None);
+            if !self.plain.is_empty() {
+                // The reader may come back late.
+                self.give_buffers_back();
+            }
             if self.unsent < self.outgoing.len() {
                 let _ = self.flush(cx);
             }
         }
+    }
+
+    /// Lets others have theirs, if so many records have been read.
+    fn has_had_its_turn(&mut self) -> bool {
+        if self.turn != self.worker.turn() {
+            self.turn = self.worker.turn();
+            self.records = 0;
+        }
+        let enough = self.records >= RECORDS_PER_TURN;
+        if enough {
+            self.worker.yield_turn();
+        }
+        enough
     }
 
     /// Moves what there was no room for into the buffer.
@@ -223,21 +277,23 @@ impl Tls {
     }
 
     /// Reads ciphertext once: about as much as makes `room` bytes of plaintext, so that little is left
-    /// over.
-    fn fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<()>> {
+    /// over. No more than `most` is kept of what is not whole.
+    fn fill(&mut self, cx: &mut Context<'_>, room: usize, most: usize) -> Poll<io::Result<()>> {
         ready!(self.poll_inner_readable(cx));
         self.incoming.drain(..self.start);
         self.start = 0;
         let held = self.incoming.len();
-        let size = Size::holding(room.max(held + 1));
-        if self.incoming.capacity() < size.bytes() {
-            let mut larger = self.worker.pool().take(size);
-            larger.extend_from_slice(&self.incoming);
-            self.worker.pool().give(std::mem::replace(&mut self.incoming, larger));
+        if held > most {
+            self.fail(rustls::Error::General("a message of the handshake is too long".into()));
+            return Poll::Ready(Ok(()));
         }
-        if held >= self.incoming.capacity() {
-            // No message of a handshake is that long (rustls ends it far before).
-            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+        let room = if self.short { room.min(LITTLE) } else { room };
+        let size = Size::holding(room.max(held + 1));
+        let capacity = self.incoming.capacity();
+        if capacity < size.bytes() || (self.short && capacity > size.bytes()) {
+            let mut other = self.worker.pool().take(size);
+            other.extend_from_slice(&self.incoming);
+            self.worker.pool().give(std::mem::replace(&mut self.incoming, other));
         }
         match self.inner.poll_read(cx, &mut self.incoming) {
             Poll::Pending => {
@@ -248,7 +304,13 @@ impl Tls {
                 self.end = End::Cut;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(received)) => {
+                let records = count_records(&self.incoming)
+                    .saturating_sub(count_records(&self.incoming[..held]));
+                self.records += records;
+                self.short = received < records * SHORT_RECORD;
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }
@@ -410,8 +472,9 @@ impl Tls {
         }
         match &mut self.end {
             End::Failed(error) => Err(taken(error)),
-            // The keys have been used as often as they may.
-            _ if self.accepted == 0 && most > 0 => Err(io::ErrorKind::ConnectionAborted.into()),
+            // With TLS 1.2 the keys have been used as often as they may (RFC 5246 has no other way than a
+            // new connection; with TLS 1.3 they are renewed).
+            _ if self.accepted == 0 && most > 0 => Err(io::ErrorKind::QuotaExceeded.into()),
             _ => Ok(()),
         }
     }
@@ -432,7 +495,7 @@ impl Tls {
         self.worker.pool().give(std::mem::take(&mut self.outgoing));
         if self.closing == Closing::Notified {
             self.closing = Closing::Closed;
-            self.inner.close_write();
+            self.inner.close_write(cx);
         }
         Poll::Ready(Ok(()))
     }
@@ -458,10 +521,10 @@ impl Tls {
         }
     }
 
-    pub(super) fn close_write(&mut self) {
+    pub(super) fn close_write(&mut self, cx: &mut Context<'_>) {
         self.notify();
         // What cannot be sent now is sent when the peer takes it; the reader comes by.
-        let _ = self.flush(&mut Context::from_waker(Waker::noop()));
+        let _ = self.flush(cx);
     }
 
     /// Before waiting: what is left of the buffers is worth little.
@@ -485,8 +548,9 @@ impl Tls {
 
 impl Drop for Tls {
     fn drop(&mut self) {
-        // With something still on its way the end could not be understood.
-        if self.unsent == self.outgoing.len() && self.accepted == 0 {
+        // With something still on its way the end could not be understood. And it may be the stream below
+        // that panics: a second panic would end the process.
+        if !std::thread::panicking() && self.unsent == self.outgoing.len() && self.accepted == 0 {
             self.notify();
             // The socket is closed anyway.
             self.closing = Closing::Closed;
@@ -501,6 +565,17 @@ impl Drop for Tls {
 /// The error, the first time; afterwards what is left of it.
 fn taken(error: &mut Option<io::Error>) -> io::Error {
     error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+}
+
+/// How many records begin in these bytes, by their headers (RFC 8446 section 5.1).
+fn count_records(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let [_, _, _, high, low, rest @ ..] = bytes {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        bytes = rest.get(length..).unwrap_or_default();
+        count += 1;
+    }
+    count
 }
 
 /// Appends what `encode` writes, which needs `guess` bytes or says how many. False if it cannot be.
@@ -596,7 +671,8 @@ mod tests {
         let (config, _) = Store::new(settings).unwrap().connection();
         let mut tls = Tls::new(&worker, Transport::Memory(inner), config, Vec::new()).unwrap();
         worker.spawn(async move {
-            poll_fn(|cx| tls.poll_handshake(cx)).await.unwrap();
+            let mut place = None;
+            poll_fn(|cx| tls.poll_handshake(cx, &mut place)).await.unwrap();
             server(tls).await;
         });
         worker.run(|_| worker.tasks() == 0).unwrap();

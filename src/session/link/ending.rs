@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::Context;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::{Link, Stage};
@@ -69,16 +69,16 @@ impl Link {
                     Some(transport) => transport.poll_unread(cx).is_ready(),
                     None => false,
                 };
-                if unread { self.linger() } else { self.finish() }
+                if unread { self.linger(cx) } else { self.finish() }
             }
-            Then::Linger => self.linger(),
+            Then::Linger => self.linger(cx),
         }
     }
 
     #[cold]
-    fn linger(&mut self) {
+    fn linger(&mut self, cx: &mut Context<'_>) {
         if let Some(transport) = &mut self.transport {
-            transport.close_write();
+            transport.close_write(cx);
         }
         self.stage = Stage::Lingering;
     }
@@ -299,7 +299,8 @@ impl Link {
                 ending.then = Then::Linger;
             }
             if self.stage == Stage::CloseSent {
-                self.linger();
+                // The reads that follow go on with it.
+                self.linger(&mut Context::from_waker(Waker::noop()));
             }
             return;
         }
@@ -318,7 +319,12 @@ impl Link {
             io::ErrorKind::UnexpectedEof => Cause::Truncated,
             kind => Cause::Io(kind),
         };
-        self.end_now(Side::Peer, cause, None);
+        // It is our own rule how often a key may be used.
+        let by = match cause {
+            Cause::Io(io::ErrorKind::QuotaExceeded) => Side::Server,
+            _ => Side::Peer,
+        };
+        self.end_now(by, cause, None);
     }
 
     /// The server does not wait any longer.
