@@ -165,7 +165,9 @@ pub enum ClientCertificates {
     Off,
     /// Clients are asked and may have none; one that is shown must be signed by one of these.
     Optional(PathBuf),
-    /// Whoever shows no certificate that is signed by one of these gets no further than the handshake.
+    /// Whoever shows no certificate that is signed by one of these gets no further than the handshake. It
+    /// is an error together with [`Builder::bind_tls_or_plain`](crate::Builder::bind_tls_or_plain), where
+    /// nobody has to speak TLS.
     Required(PathBuf),
 }
 

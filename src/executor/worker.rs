@@ -174,14 +174,6 @@ impl Worker {
         }
     }
 
-    /// Whether nobody waits to compute.
-    fn computes_nothing(&self) -> bool {
-        #[cfg(feature = "tls")]
-        return self.queue.borrow().is_empty();
-        #[cfg(not(feature = "tls"))]
-        true
-    }
-
     /// Wakes every task. How a change of the server's phase, which the worker hears of once, reaches
     /// them all.
     pub(crate) fn wake_all(&self) {
@@ -228,8 +220,9 @@ impl Worker {
             if done(&mut cx) {
                 return Ok(());
             }
-            let idle =
-                self.yielded.borrow().is_empty() && self.tasks.is_idle() && self.computes_nothing();
+            let idle = self.yielded.borrow().is_empty() && self.tasks.is_idle();
+            #[cfg(feature = "tls")]
+            let idle = idle && self.queue.borrow().is_empty();
             self.reactor.wait(if idle { self.sleep() } else { Some(Duration::ZERO) })?;
             // Before anything is woken: what this thread wakes itself needs no eventfd.
             remote.unpark.awake();
@@ -369,6 +362,82 @@ mod tests {
         });
         run_to_the_end(&worker);
         echo.join().unwrap();
+    }
+
+    /// Those who waited stood in the line of the tasks, 256 to a turn, and each turn had a new budget: so
+    /// whoever came behind a thousand of them waited for many budgets.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_storm_of_computations_costs_the_others_one_budget_a_turn_and_is_served_in_order() {
+        const STORM: usize = 1000;
+        let worker = Worker::new(0, Clock::kernel()).unwrap();
+        let order = Rc::new(RefCell::new(Vec::new()));
+        for number in 0..STORM {
+            let (home, order) = (Rc::clone(&worker), Rc::clone(&order));
+            let mut place = None;
+            worker.spawn(poll_fn(move |_| {
+                if !home.may_compute(&mut place) {
+                    return Poll::Pending;
+                }
+                // A whole turn's.
+                home.compute(|| {
+                    let began = home.clock().precise();
+                    while home.clock().precise().since(began) < COMPUTATION_PER_TURN {}
+                });
+                order.borrow_mut().push(number);
+                Poll::Ready(())
+            }));
+        }
+        let (home, seen) = (Rc::clone(&worker), Rc::clone(&order));
+        let mut polls = Vec::new();
+        worker.spawn(poll_fn(move |_| {
+            polls.push(seen.borrow().len());
+            if polls.len() < 50 {
+                home.yield_turn();
+                return Poll::Pending;
+            }
+            // The first is behind the storm itself, which stands in the line once.
+            for pair in polls[1..].windows(2) {
+                assert!(pair[1] - pair[0] <= 1, "computations between two turns: {pair:?}");
+            }
+            Poll::Ready(())
+        }));
+        run_to_the_end(&worker);
+        assert_eq!(*order.borrow(), (0..STORM).collect::<Vec<_>>());
+    }
+
+    /// Whoever waits no longer, because its deadline has come for example, is in nobody's way.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn whoever_leaves_the_queue_lets_the_next_compute() {
+        let worker = Worker::new(0, Clock::kernel()).unwrap();
+        let home = Rc::clone(&worker);
+        worker.spawn(async move {
+            let mut places = [None, None, None];
+            home.compute(|| {
+                let began = home.clock().precise();
+                while home.clock().precise().since(began) < COMPUTATION_PER_TURN {}
+            });
+            for place in &mut places {
+                assert!(!home.may_compute(place), "the budget of this turn is used up");
+            }
+            places[0] = None;
+            let mut polls = 0;
+            poll_fn(|_| {
+                // The next turn has a budget, and the second in line is the first now.
+                polls += 1;
+                if polls == 1 {
+                    return Poll::Pending;
+                }
+                assert!(!home.may_compute(&mut places[2]), "it is not its turn");
+                assert!(home.may_compute(&mut places[1]));
+                assert!(home.may_compute(&mut places[2]), "there is budget left");
+                Poll::Ready(())
+            })
+            .await;
+        });
+        run_to_the_end(&worker);
+        assert!(worker.queue.borrow().is_empty());
     }
 
     #[test]

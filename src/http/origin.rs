@@ -23,8 +23,9 @@ pub enum OriginPolicy {
     ///
     /// The host and port of the origin are compared with the `Host` header, without regard to case;
     /// a missing port is the default port of the origin's scheme (80 for `http`, 443 for `https`).
-    /// The scheme itself is not compared, because TLS may be terminated in front of this server. A
-    /// proxy that replaces `Host` makes this policy refuse every page: let it pass `Host` on, or
+    /// The scheme is compared where this server speaks TLS itself: a page that came over `http` may have
+    /// been written by anybody on its way. Without, TLS may be terminated in front of this server, and any
+    /// scheme will do. A proxy that replaces `Host` makes this policy refuse every page: let it pass `Host` on, or
     /// use an allow-list. The opaque origin `null` (sandboxed frames, local files) is refused.
     ///
     /// A page whose host name was made to resolve to this server (DNS rebinding) is of the same
@@ -65,7 +66,7 @@ impl OriginPolicy {
             Self::SameOrigin => {
                 let host = request.host().unwrap_or_default();
                 (
-                    same_origin(text, host),
+                    same_origin(text, host, request.came_over_tls()),
                     "pages from its own host only: name others in OriginPolicy::AllowList",
                 )
             }
@@ -129,8 +130,9 @@ impl<'a> Origin<'a> {
     }
 }
 
-fn same_origin(origin: &str, host: &str) -> bool {
+fn same_origin(origin: &str, host: &str, tls: bool) -> bool {
     match (Origin::parse(origin), Authority::parse(host)) {
+        (Some(origin), Some(_)) if tls && !origin.scheme.eq_ignore_ascii_case("https") => false,
         (Some(origin), Some(host)) => origin.authority.same_as(host, origin.default_port()),
         _ => false,
     }

@@ -161,6 +161,14 @@ impl Request {
         self.tls.as_ref()
     }
 
+    /// Whether it was this server with whom the client spoke TLS.
+    pub(super) fn came_over_tls(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     /// It has come over TLS.
     #[cfg(feature = "tls")]
     pub(super) fn set_tls(&mut self, tls: Option<TlsInfo>) {

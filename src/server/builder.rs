@@ -15,7 +15,7 @@ use crate::config::Config;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 #[cfg(feature = "tls")]
-use crate::config::Tls;
+use crate::config::{ClientCertificates, Tls};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -33,6 +33,12 @@ use crate::transport::ListenAddr;
 #[cfg(feature = "tls")]
 pub(super) const NO_CERTIFICATE: &str =
     "TLS is to be spoken, and there is no certificate: call `Builder::tls`";
+
+/// What is wrong where whoever leaves TLS out leaves his certificate out, too.
+#[cfg(feature = "tls")]
+const REQUIRED_AND_PLAIN: &str = "clients have to show a certificate, and on a port of \
+     `bind_tls_or_plain` nobody asks those who speak no TLS: use `bind_tls`, or \
+     `ClientCertificates::Optional` and decide in `on_accept`";
 
 /// How much later than our own timers the kernel gives up a peer.
 const KERNEL_MARGIN: Duration = Duration::from_secs(5);
@@ -353,6 +359,13 @@ impl<H: Handler> Builder<H> {
             let needed = self.listeners.iter().any(|(_, speaks)| *speaks != Speaks::Plain);
             if needed && config.tls.is_none() {
                 return Err(Error::Config(NO_CERTIFICATE.into()));
+            }
+            let either = self.listeners.iter().any(|(_, speaks)| *speaks == Speaks::Either);
+            if let Some(ClientCertificates::Required(_)) = config.tls.as_ref().map(|it| &it.clients)
+            {
+                if either {
+                    return Err(Error::Config(REQUIRED_AND_PLAIN.into()));
+                }
             }
             // Before anything listens: whoever cannot serve anybody leaves the port alone.
             config.tls.clone().map(Store::new).transpose()?

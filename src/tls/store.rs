@@ -199,3 +199,25 @@ fn client_verifier(
     })?;
     Ok(Some(verifier))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server without a free descriptor saw that the files were new, could not read them, and never
+    /// tried again.
+    #[test]
+    fn what_could_not_be_read_is_tried_again_although_no_file_has_changed() {
+        let certs = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+        let store =
+            Store::new(Tls::new(format!("{certs}/server.pem"), format!("{certs}/server.key")))
+                .unwrap();
+        let loaded_at = store.status().loaded_at;
+        store.follow();
+        assert_eq!(store.status().loaded_at, loaded_at, "nothing has changed");
+        store.current().status.last_error = Some("too many open files".to_owned());
+        store.follow();
+        assert_ne!(store.status().loaded_at, loaded_at);
+        assert_eq!(store.status().last_error, None);
+    }
+}

@@ -279,14 +279,14 @@ impl Tls {
     /// Reads ciphertext once: about as much as makes `room` bytes of plaintext, so that little is left
     /// over. No more than `most` is kept of what is not whole.
     fn fill(&mut self, cx: &mut Context<'_>, room: usize, most: usize) -> Poll<io::Result<()>> {
-        ready!(self.poll_inner_readable(cx));
-        self.incoming.drain(..self.start);
-        self.start = 0;
-        let held = self.incoming.len();
+        let held = self.incoming.len() - self.start;
         if held > most {
             self.fail(rustls::Error::General("a message of the handshake is too long".into()));
             return Poll::Ready(Ok(()));
         }
+        ready!(self.poll_inner_readable(cx));
+        self.incoming.drain(..self.start);
+        self.start = 0;
         let room = if self.short { room.min(LITTLE) } else { room };
         let size = Size::holding(room.max(held + 1));
         let capacity = self.incoming.capacity();
@@ -318,6 +318,9 @@ impl Tls {
     /// Lets rustls handle all that has come in, and then encrypts `plaintext`. What is decrypted goes to
     /// `reader`, as far as it has room.
     fn digest(&mut self, mut reader: Option<&mut Vec<u8>>, mut plaintext: Option<&[u8]>) {
+        if matches!(self.end, End::Failed(_)) {
+            return;
+        }
         loop {
             let UnbufferedStatus { mut discard, state, .. } =
                 self.machine.process_tls_records(&mut self.incoming[self.start..]);
@@ -707,6 +710,53 @@ mod tests {
                 assert!(tls.plain.capacity() == 0 && tls.incoming.len() == tls.start);
             },
         );
+    }
+
+    /// A new key costs as much as many messages, and a turn once took all that were in sixteen reads.
+    #[test]
+    fn records_that_say_little_are_read_in_many_turns() {
+        const BYTES: usize = 100;
+        const KEYS: usize = 30;
+        meet(
+            |mut client| {
+                for byte in bytes(BYTES) {
+                    for _ in 0..KEYS {
+                        client.conn.refresh_traffic_keys().unwrap();
+                    }
+                    client.write_all(&[byte]).unwrap();
+                }
+                client.conn.send_close_notify();
+                client.flush().unwrap();
+            },
+            |mut tls| async move {
+                let mut received = Vec::new();
+                let mut buffer = Vec::with_capacity(64 * 1024);
+                let mut turns = Vec::new();
+                loop {
+                    buffer.clear();
+                    poll_fn(|cx| tls.poll_readable(cx)).await;
+                    match poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap() {
+                        0 => break,
+                        _ => received.extend_from_slice(&buffer),
+                    }
+                    turns.push(tls.worker.turn());
+                }
+                assert!(received == bytes(BYTES));
+                turns.dedup();
+                // The last read of a turn may have been a large one.
+                let most = RECORDS_PER_TURN + LITTLE / 20;
+                assert!(turns.len() >= BYTES * KEYS / most, "{} turns", turns.len());
+            },
+        );
+    }
+
+    #[test]
+    fn records_are_counted_by_their_headers() {
+        assert_eq!(count_records(&[]), 0);
+        assert_eq!(count_records(&[23, 3, 3, 0]), 0);
+        assert_eq!(count_records(&[23, 3, 3, 0, 0]), 1);
+        assert_eq!(count_records(&[23, 3, 3, 0, 2, 7, 7, 23, 3, 3, 0, 1, 7]), 2);
+        assert_eq!(count_records(&[23, 3, 3, 255, 255, 7, 7]), 1);
     }
 
     #[test]

@@ -317,4 +317,32 @@ mod tests {
         }
         assert!(address(&longest).is_ok());
     }
+
+    /// Between `bind` and `listen` a socket looks like one that nobody serves any more.
+    #[test]
+    fn a_server_that_is_about_to_listen_keeps_its_path() {
+        let scratch = Scratch::new("about-to-listen");
+        let path = scratch.0.join("socket");
+        for _ in 0..50 {
+            let alone = alone(&scratch.0).expect("nobody else is there");
+            let first = socket().unwrap();
+            rustix::net::bind(&first, &address(&path).unwrap()).unwrap();
+            let (ready, started) = std::sync::mpsc::channel();
+            let second = std::thread::spawn({
+                let path = path.clone();
+                move || {
+                    ready.send(()).unwrap();
+                    bind(&path, 0o600, 1)
+                }
+            });
+            started.recv().unwrap();
+            std::thread::yield_now();
+            rustix::net::listen(&first, 1).unwrap();
+            drop(alone);
+            let refused = second.join().unwrap().err().expect("the path is taken");
+            assert!(refused.text.contains("a running process listens"), "{}", refused.text);
+            assert!(fs::symlink_metadata(&path).is_ok(), "its file is still there");
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }
