@@ -1,13 +1,16 @@
 //! Clients that come and go: what they leave behind. A process of its own, because it counts the
 //! process's open files, threads and memory.
 
+#[cfg(feature = "tls")]
+#[path = "support/secure.rs"]
+mod secure;
 mod support;
 
 use std::fs;
 use std::sync::Mutex;
 use std::thread;
 
-use coracle::{BoxError, CloseCode, Flow, Message, Server, Session};
+use coracle::{BoxError, Builder, CloseCode, Flow, Handler, Message, Server, Session};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use support::*;
 
@@ -41,10 +44,13 @@ fn resident_kib() -> usize {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// How many ways there are to live.
+const WAYS: usize = if cfg!(feature = "tls") { 19 } else { 12 };
+
 /// One client's whole life, in the way of its number. None of them makes the server log an error:
 /// the tests' log is kept in memory.
 fn live(server: &TestServer, n: usize) {
-    match n % 12 {
+    match n % WAYS {
         0 => {
             let mut client = server.client();
             client.echo("hello");
@@ -90,7 +96,7 @@ fn live(server: &TestServer, n: usize) {
             client.send(b"\xff\xff");
             client.expect_close(1002);
         }
-        _ => within(async {
+        11 => within(async {
             let mut stream = server.handle.connect().unwrap();
             stream.write_all(handshake("/").as_bytes()).await.unwrap();
             stream.write_all(&frame(true, BINARY, b"\r\n\r\n!")).await.unwrap();
@@ -102,6 +108,70 @@ fn live(server: &TestServer, n: usize) {
                 answer.extend_from_slice(&bytes[..count]);
             }
         }),
+        #[cfg(feature = "tls")]
+        way => live_in_tls(server.handle.local_addrs()[1], way - 12),
+        #[cfg(not(feature = "tls"))]
+        way => unreachable!("{way}"),
+    }
+}
+
+/// The ways to live that only TLS has.
+#[cfg(feature = "tls")]
+fn live_in_tls(addr: std::net::SocketAddr, way: usize) {
+    use secure::{Secure, client_config};
+    use std::io::Write;
+    use std::sync::OnceLock;
+
+    // One for all, so that most of them resume.
+    static CONFIG: OnceLock<rustls::ClientConfig> = OnceLock::new();
+    let config = CONFIG.get_or_init(client_config).clone();
+    let connect = || Secure::connect(addr, config, "localhost").unwrap();
+    let reset = |client: Secure| Raw { stream: client.tls.sock }.reset();
+    match way {
+        0 => {
+            let mut client = connect();
+            client.upgrade();
+            client.echo("hello");
+            client.goodbye();
+        }
+        1 => {
+            let mut client = connect();
+            client.upgrade();
+            reset(client);
+        }
+        // The handshake alone.
+        2 => drop(connect()),
+        // Half of that: a record that promises more than comes.
+        3 => {
+            let mut raw = Raw::connect(addr);
+            raw.send(&[22, 3, 1, 1, 0, 1, 0, 0]);
+            raw.reset();
+        }
+        // Cut in the middle of a message, of which a large part has been decrypted.
+        4 => {
+            let mut client = connect();
+            client.upgrade();
+            client.send(&frame(true, BINARY, &[7; 40_000])[..30_000]);
+        }
+        // Leaves much behind that nobody reads, encrypted already.
+        5 => {
+            let mut client = connect();
+            client.upgrade();
+            for _ in 0..4 {
+                client.send_frame(BINARY, &[7; 60_000]);
+            }
+            reset(client);
+        }
+        // A record that nobody has encrypted.
+        _ => {
+            let mut client = connect();
+            client.upgrade();
+            client.tls.sock.write_all(&[23, 3, 3, 0, 32]).unwrap();
+            client.tls.sock.write_all(&[7; 32]).unwrap();
+            let mut rest = Vec::new();
+            let error = std::io::Read::read_to_end(&mut client.tls, &mut rest).unwrap_err();
+            assert!(error.to_string().contains("BadRecordMac"), "{error}");
+        }
     }
 }
 
@@ -118,10 +188,21 @@ fn crowd(server: &TestServer, clients: usize, rest: Process) {
     eventually("files and threads are as many as before", || Process::now() == rest);
 }
 
+fn serve(builder: Builder<impl Handler>) -> TestServer {
+    let _ = env_logger::builder().is_test(true).try_init();
+    TestServer { handle: builder.start().expect("the server starts") }
+}
+
 fn cycles(clients: usize) {
     let _counting = COUNTING.lock();
-    let server = start(
-        Server::builder()
+    let builder = Server::builder().workers(2).bind("127.0.0.1:0");
+    #[cfg(feature = "tls")]
+    let builder = {
+        let tls = coracle::config::Tls::new(secure::cert("server.pem"), secure::cert("server.key"));
+        builder.tls(tls).bind_tls("127.0.0.1:0")
+    };
+    let server = serve(
+        builder
             .on_message(async |session: &Session, message: Message| {
                 match message.as_text() {
                     Some("abort") => session.abort(),
@@ -136,7 +217,7 @@ fn cycles(clients: usize) {
     let mut client = server.client();
     client.echo("hello");
     client.goodbye();
-    live(&server, 11);
+    (11..WAYS).for_each(|way| live(&server, way));
     eventually("the first is gone", || server.handle.sessions().count() == 0);
     let rest = settled();
 

@@ -4,6 +4,9 @@
 //! `cargo test` builds the examples first. `cargo test --test examples` does not: it tests those that
 //! `cargo build --examples` has built.
 
+#[cfg(feature = "tls")]
+#[path = "support/secure.rs"]
+mod secure;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -244,4 +247,231 @@ fn unix_socket_listens_on_a_path_until_it_is_told_to_stop() {
     client.expect_close(1001);
     example.finish();
     assert!(!path.exists(), "nothing is left");
+}
+
+/// What `https_get` needs, and a server for it that does what a test wants.
+#[cfg(feature = "tls")]
+mod https {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::process::Output;
+    use std::sync::Arc;
+    use std::thread::{self, JoinHandle};
+
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::secure::*;
+    use super::*;
+
+    type Tls = StreamOwned<ServerConnection, TcpStream>;
+
+    /// Takes one connection, and lets `serve` have it.
+    fn listen(serve: impl FnOnce(TcpStream) + Send + 'static) -> (u16, JoinHandle<()>) {
+        listen_at(Ipv4Addr::LOCALHOST, serve)
+    }
+
+    fn listen_at(
+        host: Ipv4Addr,
+        serve: impl FnOnce(TcpStream) + Send + 'static,
+    ) -> (u16, JoinHandle<()>) {
+        let listener = TcpListener::bind((host, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = thread::spawn(move || {
+            let (tcp, _) = listener.accept().unwrap();
+            tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+            tcp.set_write_timeout(Some(PATIENCE)).unwrap();
+            serve(tcp);
+        });
+        (port, thread)
+    }
+
+    /// TLS, with the certificate for "localhost" and 127.0.0.1.
+    fn secured(tcp: TcpStream) -> std::io::Result<Tls> {
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(BOTH)
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(cert("server.pem")).unwrap()],
+                PrivateKeyDer::from_pem_file(cert("server.key")).unwrap(),
+            )
+            .unwrap();
+        let mut tls = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), tcp);
+        while tls.conn.is_handshaking() {
+            tls.conn.complete_io(&mut tls.sock)?;
+        }
+        Ok(tls)
+    }
+
+    fn request(tls: &mut Tls) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            tls.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    fn close_notify(tls: &mut Tls) {
+        tls.conn.send_close_notify();
+        tls.flush().unwrap();
+    }
+
+    /// Waits until the client has gone.
+    fn wait(mut stream: impl Read) {
+        // Which may be a reset, or an end without a close_notify.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
+    fn get(url: &str, ca: &str, seconds: &str) -> Output {
+        Command::new(path("https_get"))
+            .args([url, "--ca", ca, "--seconds", seconds])
+            .output()
+            .unwrap()
+    }
+
+    /// Gets a page of a server that answers with these bytes, with a close_notify behind them or without.
+    fn answered(answer: impl Into<Vec<u8>>, notified: bool) -> Output {
+        let answer = answer.into();
+        let (port, server) = listen(move |tcp| {
+            let mut tls = secured(tcp).unwrap();
+            let head = request(&mut tls);
+            assert!(head.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{head}");
+            assert!(head.contains(&format!("\r\nHost: localhost:{}\r\n", port_of(&tls))), "{head}");
+            // The client leaves when it has what it wants.
+            let _ = tls.write_all(&answer);
+            let _ = tls.flush();
+            if notified {
+                close_notify(&mut tls);
+            }
+        });
+        let output = get(&format!("https://localhost:{port}/a?b=c"), &cert("ca.pem"), "20");
+        server.join().unwrap();
+        output
+    }
+
+    fn port_of(tls: &Tls) -> u16 {
+        tls.sock.local_addr().unwrap().port()
+    }
+
+    #[track_caller]
+    fn assert_body(output: &Output, status: &str, body: &[u8]) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), &*format!("{status}\n")));
+        assert!(output.stdout == body, "{} bytes", output.stdout.len());
+    }
+
+    /// It has failed, said this, and printed nothing.
+    #[track_caller]
+    fn assert_fails(output: &Output, parts: &[&str]) {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in parts {
+            assert!(said.contains(part), "{part:?} is not in {said:?}");
+        }
+        assert_eq!(output.stdout, b"");
+    }
+
+    #[test]
+    fn https_get_prints_the_body_of_a_whole_answer() {
+        let long = vec![b'x'; 100_000];
+        let sized = [b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", &long[..]].concat();
+        let chunked = b"HTTP/1.1 404 Not Found\r\ntransfer-encoding: Chunked\r\n\r\n\
+            5\r\nhello\r\n1;a=b\r\n \r\n6\r\nworld\n\r\n0\r\nTrailer: x\r\n\r\n";
+        let early = b"HTTP/1.1 103 Early Hints\r\nLink: </>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n";
+        // What is complete is complete, whatever comes behind it.
+        for notified in [true, false] {
+            assert_body(&answered(sized.clone(), notified), "200 OK", &long);
+            assert_body(&answered(chunked, notified), "404 Not Found", b"hello world\n");
+            assert_body(&answered(early, notified), "204 No Content", b"");
+        }
+        let to_the_end = b"HTTP/1.1 200 OK\r\n\r\nhello";
+        assert_body(&answered(to_the_end, true), "200 OK", b"hello");
+    }
+
+    #[test]
+    fn https_get_prints_nothing_of_an_answer_that_is_cut() {
+        for cut in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nTrailer: x\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Le",
+            "",
+        ] {
+            for notified in [true, false] {
+                assert_fails(&answered(cut, notified), &["answer: truncated"]);
+            }
+        }
+        // Only the end says that it is over, and anybody can make that one.
+        let to_the_end = "HTTP/1.1 200 OK\r\n\r\nhello";
+        assert_fails(&answered(to_the_end, false), &["answer: truncated"]);
+    }
+
+    #[test]
+    fn https_get_takes_no_more_than_it_can_hold_and_no_nonsense() {
+        let endless = [b"HTTP/1.1 200 OK\r\n\r\n", &vec![b'x'; 9 << 20][..]].concat();
+        assert_fails(&answered(endless, true), &["8388608 bytes or more"]);
+        let smuggled = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_fails(
+            &answered(smuggled, true),
+            &["answer: its length is said in more than one way"],
+        );
+        let huge = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffff0\r\n";
+        assert_fails(&answered(huge, true), &["answer: truncated"]);
+        assert_fails(&answered("SSH-2.0-OpenSSH\r\n\r\n", true), &["answer: no HTTP"]);
+    }
+
+    #[test]
+    fn https_get_names_the_step_that_took_too_long() {
+        let (port, server) = listen(wait);
+        let output = get(&format!("https://127.0.0.1:{port}/"), &cert("ca.pem"), "1");
+        assert_fails(&output, &["error: TLS handshake timed out after ", "(budget: 1s)"]);
+        server.join().unwrap();
+
+        for begun in ["", "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"] {
+            let (port, server) = listen(|tcp| {
+                let mut tls = secured(tcp).unwrap();
+                request(&mut tls);
+                tls.write_all(begun.as_bytes()).unwrap();
+                tls.flush().unwrap();
+                wait(tls);
+            });
+            let output = get(&format!("https://127.0.0.1:{port}/"), &cert("ca.pem"), "1");
+            assert_fails(&output, &["error: answer timed out after ", "(budget: 1s)"]);
+            server.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn https_get_trusts_nobody_it_should_not() {
+        let other = Ipv4Addr::new(127, 0, 0, 2);
+        for (host, ca, why) in [
+            // Signed by an authority that is trusted, for another name.
+            (other, "ca.pem", "not valid for name"),
+            (Ipv4Addr::LOCALHOST, "wildcard.pem", "UnknownIssuer"),
+        ] {
+            let (port, server) =
+                listen_at(host, |tcp| assert!(secured(tcp).is_err(), "the client says no"));
+            let output = get(&format!("https://{host}:{port}/"), &cert(ca), "20");
+            assert_fails(&output, &["error: TLS handshake: ", why]);
+            server.join().unwrap();
+        }
+        assert_fails(
+            &get("https://localhost/", &cert("server.key"), "1"),
+            &["there is none in it"],
+        );
+        assert_fails(&get("http://localhost/", &cert("ca.pem"), "1"), &["https://"]);
+    }
+
+    #[test]
+    fn https_get_names_the_step_that_fails() {
+        // Nobody listens there.
+        let port =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let output = get(&format!("https://127.0.0.1:{port}/"), &cert("ca.pem"), "20");
+        assert_fails(&output, &["error: connect: "]);
+    }
 }

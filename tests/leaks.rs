@@ -3,6 +3,9 @@
 
 #[path = "support/pipe.rs"]
 mod pipe;
+#[cfg(feature = "tls")]
+#[path = "support/secure.rs"]
+mod secure;
 mod support;
 
 use std::sync::Mutex;
@@ -21,7 +24,7 @@ fn a_server_leaves_nothing_behind() {
     for _ in 0..3 {
         let report = two_hundred_sessions_in_all_states();
         before.are_all_there_is();
-        assert_eq!(report.drained + report.cut, 160, "{report:?}");
+        assert_eq!(report.drained + report.cut, 20 * EACH, "{report:?}");
         assert!(report.drained > 0 && report.cut > 0, "{report:?}");
     }
     ten_thousand_sessions_one_after_the_other();
@@ -72,8 +75,11 @@ fn memory() -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+/// Sessions of each of twenty rounds.
+const EACH: usize = if cfg!(feature = "tls") { 8 + 4 } else { 8 };
+
 /// Sessions are kept by the application, handlers hang, peers are silent or flood or are gone: 160
-/// sessions and 40 that never become one.
+/// sessions and 40 that never become one; with TLS 80 and 40 more.
 fn two_hundred_sessions_in_all_states() -> Report {
     let (opens, sessions) = heard();
     let opens = Mutex::new(opens);
@@ -81,8 +87,15 @@ fn two_hundred_sessions_in_all_states() -> Report {
     let hooks = Mutex::new(hooks);
     let kept = std::sync::Arc::new(Mutex::new(Vec::<Session>::new()));
     let keep = std::sync::Arc::clone(&kept);
+    // The first listener is the one without TLS.
+    let builder = Server::builder().bind("127.0.0.1:0");
+    #[cfg(feature = "tls")]
+    let builder = {
+        let tls = coracle::config::Tls::new(secure::cert("server.pem"), secure::cert("server.key"));
+        builder.tls(tls).bind_tls("127.0.0.1:0")
+    };
     let server = start(
-        Server::builder()
+        builder
             .configure(|config| {
                 config.timeouts.stop = Duration::from_millis(500);
                 config.timeouts.close = Duration::from_secs(600);
@@ -116,6 +129,8 @@ fn two_hundred_sessions_in_all_states() -> Report {
     };
     let mut peers = Vec::new();
     let mut pipes = Vec::new();
+    #[cfg(feature = "tls")]
+    let mut secured = Vec::new();
     for number in 0..20 {
         // Idle, and polite when the stop comes.
         let (mut idle, _) = open("/");
@@ -158,19 +173,64 @@ fn two_hundred_sessions_in_all_states() -> Report {
         hook.send(handshake("/hook").as_bytes());
         asked.next();
         peers.push((hook, false));
+        #[cfg(feature = "tls")]
+        secured.extend(in_tls(&server, &sessions));
     }
-    assert_eq!(server.handle.sessions().count(), 160);
+    assert_eq!(server.handle.sessions().count(), 20 * EACH);
     server.handle.request_stop();
     for (peer, polite) in &mut peers {
         if *polite {
             peer.expect_close(1001);
         }
     }
+    #[cfg(feature = "tls")]
+    for (peer, _) in secured.iter_mut().filter(|(_, polite)| *polite) {
+        assert_eq!(peer.read_frame().close().0, 1001);
+        peer.send_frame(CLOSE, &1001_u16.to_be_bytes());
+        peer.expect_end();
+    }
     // The peers are there until the server has ended: it does not need their help.
     let report = server.finish();
     assert_eq!(report.panics, 0);
-    assert_eq!(kept.lock().unwrap().len(), 160, "kept handles keep no descriptor");
+    assert_eq!(kept.lock().unwrap().len(), 20 * EACH, "kept handles keep no descriptor");
     report
+}
+
+/// Four sessions with TLS and two that never become one; and whether they are polite when the stop comes.
+#[cfg(feature = "tls")]
+fn in_tls(server: &TestServer, sessions: &Heard<Session>) -> Vec<(secure::Secure, bool)> {
+    use secure::{Secure, client_config};
+    use std::io::Write;
+
+    let addr = server.handle.local_addrs()[1];
+    let connect = || Secure::connect(addr, client_config(), "localhost").unwrap();
+    let open = || {
+        let mut client = connect();
+        client.upgrade();
+        (client, sessions.next())
+    };
+    let (mut idle, _) = open();
+    idle.echo("hello");
+    // In the middle of a message, and of a record of it.
+    let (mut half, _) = open();
+    half.send(&frame(true, BINARY, &[7; 1000])[..500]);
+    half.tls.sock.write_all(&[23, 3, 3, 1, 0, 7, 7, 7]).unwrap();
+    // Reads nothing of what is queued, of which some is encrypted.
+    let (stuck, session) = open();
+    while session.try_send(vec![7; 1 << 20]).is_ok() {}
+    // Over a stream of the application.
+    let (stream, peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    server.handle.serve_tls(smol::Async::new(stream).unwrap(), None).unwrap();
+    let peer = Raw::over(peer.into()).stream;
+    let mut served = Secure::over(peer, client_config(), "localhost").unwrap();
+    served.upgrade();
+    sessions.next();
+    // A handshake and no request; half of a request.
+    let silent = connect();
+    let mut head = connect();
+    head.send(b"GET / HTTP/1.1\r\n");
+    let rude = [half, stuck, served, silent, head].map(|client| (client, false));
+    [(idle, true)].into_iter().chain(rude).collect()
 }
 
 // Every session left a few bytes behind: a place in a list, a waker, a timer's entry. After a week

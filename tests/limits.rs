@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::Duration;
@@ -508,9 +509,11 @@ fn a_connection_that_is_reset_before_it_is_accepted_disturbs_nobody() {
     server.finish();
 }
 
-/// Files that the server in a process of its own may open, and its limit of sessions (0: none set).
+/// Files that the server in a process of its own may open, its limit of sessions (0: none set), and a
+/// path that it listens on, too.
 const FILES: &str = "CORACLE_TEST_FILES";
 const SESSIONS: &str = "CORACLE_TEST_SESSIONS";
+const PATH: &str = "CORACLE_TEST_PATH";
 
 #[test]
 #[ignore = "the process that the tests below start; alone it does nothing"]
@@ -524,11 +527,15 @@ fn server_in_a_process_of_its_own() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: files.parse().ok(), maximum }).unwrap();
     let sessions: usize = sessions.parse().unwrap();
-    let server = start(app().configure(|config| {
+    let mut builder = app().configure(|config| {
         config.limits.sessions = (sessions > 0).then_some(sessions);
         config.limits.sessions_per_address = config.limits.sessions;
         config.timeouts.stop = BRIEF;
-    }));
+    });
+    if let Ok(path) = std::env::var(PATH) {
+        builder = builder.bind_unix(path);
+    }
+    let server = start(builder);
     println!("\nlistening on {}", server.addr());
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     server.finish();
@@ -543,7 +550,17 @@ struct Process {
 
 impl Process {
     fn start(files: u32, sessions: u32) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        Self::start_with(files, sessions, &mut Command::new(std::env::current_exe().unwrap()))
+    }
+
+    /// The same, listening on this path, too.
+    fn start_on(path: &Path, files: u32, sessions: u32) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::start_with(files, sessions, command.env(PATH, path))
+    }
+
+    fn start_with(files: u32, sessions: u32, command: &mut Command) -> Self {
+        let mut child = command
             .args(["--exact", "server_in_a_process_of_its_own", "--ignored", "--nocapture"])
             .env(FILES, files.to_string())
             .env(SESSIONS, sessions.to_string())
@@ -602,9 +619,31 @@ fn a_server_without_files_goes_on_when_there_are_files_again() {
     // An accept loop that ends on the error has ended for ever; one that tries again at once burns
     // a core, and the sessions that could end, and give files back, have no turn.
     let process = Process::start(64, 10_000);
+    goes_on(&process, || Raw::connect(process.addr));
+    process.finish();
+}
+
+#[test]
+fn a_server_without_files_goes_on_on_a_unix_socket() {
+    // Connecting there has ended when the connection is in the backlog, as with TCP, and a full backlog
+    // makes a client wait.
+    let scratch = Scratch::new("files");
+    let path = scratch.path("a.sock");
+    let process = Process::start_on(&path, 64, 10_000);
+    goes_on(&process, || Raw::connect_unix(&path));
+    // The other listener has not suffered.
+    let mut client = Raw::connect(process.addr);
+    client.upgrade();
+    client.goodbye();
+    process.finish();
+    assert!(!path.exists());
+}
+
+/// More clients connect than there are files for; all of them are served in the end.
+fn goes_on(process: &Process, connect: impl Fn() -> Raw) {
     let mut clients: std::collections::VecDeque<Raw> = (0..100)
         .map(|_| {
-            let mut raw = Raw::connect(process.addr);
+            let mut raw = connect();
             raw.send(handshake("/").as_bytes());
             raw
         })
@@ -627,10 +666,9 @@ fn a_server_without_files_goes_on_when_there_are_files_again() {
         client.echo("let in at last");
         client.goodbye();
     }
-    let mut client = Raw::connect(process.addr);
+    let mut client = connect();
     client.upgrade();
     client.goodbye();
-    process.finish();
 }
 
 #[test]

@@ -52,6 +52,11 @@ impl Args {
         self.address.as_deref().unwrap_or("127.0.0.1:9001")
     }
 
+    /// The argument that is no option.
+    pub fn given(&self) -> Option<&str> {
+        self.address.as_deref()
+    }
+
     pub fn flag(&self, flag: &str) -> bool {
         self.flags.contains(&flag)
     }

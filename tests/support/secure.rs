@@ -96,6 +96,10 @@ impl<S: Read + Write> Secure<S> {
     pub fn try_upgrade(&mut self, target: &str) -> io::Result<String> {
         self.tls.write_all(handshake(target).as_bytes())?;
         self.tls.flush()?;
+        self.try_read_head()
+    }
+
+    fn try_read_head(&mut self) -> io::Result<String> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
@@ -103,6 +107,11 @@ impl<S: Read + Write> Secure<S> {
             head.push(byte[0]);
         }
         Ok(String::from_utf8(head).unwrap())
+    }
+
+    #[track_caller]
+    pub fn read_head(&mut self) -> String {
+        self.try_read_head().expect("an HTTP head")
     }
 
     #[track_caller]
@@ -118,9 +127,19 @@ impl<S: Read + Write> Secure<S> {
 
     #[track_caller]
     pub fn read_frame(&mut self) -> Frame {
+        let (compressed, frame) = self.read_either();
+        assert!(!compressed, "reserved bits are zero");
+        frame
+    }
+
+    /// The same where permessage-deflate has been agreed on: whether its bit is set, and the frame.
+    #[track_caller]
+    pub fn read_either(&mut self) -> (bool, Frame) {
         let mut first = [0];
         self.tls.read_exact(&mut first).expect("a frame");
-        Frame::read(first[0], |bytes| self.tls.read_exact(bytes).expect("a whole frame"))
+        let [first] = first;
+        let exactly = |bytes: &mut [u8]| self.tls.read_exact(bytes).expect("a whole frame");
+        (first & 0x40 != 0, Frame::read(first & !0x40, exactly))
     }
 
     #[track_caller]
