@@ -263,7 +263,19 @@ fn discard(task: Task) {
     }
 }
 
+/// Panics that have been reported on this thread: a test whose assertion is in a task has to ask.
+#[cfg(test)]
+pub(super) mod reported {
+    use std::cell::Cell;
+
+    thread_local! {
+        pub(in crate::executor) static PANICS: Cell<usize> = const { Cell::new(0) };
+    }
+}
+
 fn report(panic: Box<dyn Any + Send>) {
+    #[cfg(test)]
+    reported::PANICS.set(reported::PANICS.get() + 1);
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("a worker");
     log::error!("{name}: a task panicked; the others go on: {}", panic_text(&*panic));

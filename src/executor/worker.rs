@@ -208,6 +208,15 @@ impl Worker {
         outcome
     }
 
+    /// Runs all tasks to their ends. A panic in one of them fails the test.
+    #[cfg(test)]
+    pub(crate) fn run_to_the_end(self: &Rc<Self>) {
+        use super::tasks::reported::PANICS;
+        let before = PANICS.get();
+        self.run(|_| self.tasks() == 0).unwrap();
+        assert_eq!(PANICS.get(), before, "a task has panicked");
+    }
+
     fn turns(&self, mut done: impl FnMut(&mut Context<'_>) -> bool) -> io::Result<()> {
         let remote = self.tasks.remote();
         let waker = Waker::from(Arc::clone(remote));
@@ -322,10 +331,6 @@ mod tests {
 
     use super::*;
 
-    fn run_to_the_end(worker: &Rc<Worker>) {
-        worker.run(|_| worker.tasks() == 0).unwrap();
-    }
-
     #[test]
     fn a_worker_runs_its_tasks_and_ends_without_any() {
         let worker = Worker::new(0, Clock::kernel()).unwrap();
@@ -339,7 +344,7 @@ mod tests {
                 }
             });
         }
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         assert_eq!(sum.get(), 5050);
     }
 
@@ -360,7 +365,7 @@ mod tests {
                 assert_eq!(answered.recv().await, Ok(n));
             }
         });
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         echo.join().unwrap();
     }
 
@@ -402,7 +407,7 @@ mod tests {
             }
             Poll::Ready(())
         }));
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         assert_eq!(*order.borrow(), (0..STORM).collect::<Vec<_>>());
     }
 
@@ -436,7 +441,7 @@ mod tests {
             })
             .await;
         });
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         assert!(worker.queue.borrow().is_empty());
     }
 
@@ -450,7 +455,7 @@ mod tests {
             assert_eq!(smol::unblock(|| 6 * 7).await, 42);
             seen.set(true);
         });
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         assert!(done.get());
     }
 
@@ -491,7 +496,7 @@ mod tests {
         worker.spawn(async move {
             sleeper.sleep_until(sleeper.now() + Duration::from_millis(120)).await;
         });
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         // Never early; the coarse clock it began with may lag by one tick of the kernel.
         assert!(worker.clock().precise().since(start) >= Duration::from_millis(100));
         assert_eq!(worker.wheel.borrow().next(), None);
@@ -515,7 +520,7 @@ mod tests {
             smol::future::yield_now().await;
             clock.advance(2 * hour);
         });
-        run_to_the_end(&worker);
+        worker.run_to_the_end();
         assert_eq!(woken.get(), Time::default() + 2 * hour);
     }
 }

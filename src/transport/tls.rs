@@ -38,14 +38,10 @@ const HANDSHAKE_BYTES: usize = 32 * 1024;
 /// that is said of keys and tickets.
 const INCOMPLETE_BYTES: usize = RECORD_BYTES + 4 * 1024;
 
-/// Records that are read in one turn. One that says nothing but that there is a new key costs 2 µs and
-/// more, and one with a single byte nearly one, so that a read may cost what a hundred reads of a socket
-/// cost. A message that somebody sends by itself is one record, and a turn takes no more of those.
+/// Records that rustls is given at once, and about as many in a turn. One that says nothing but that there
+/// is a new key costs 2 µs and more, and one with a single byte nearly one, so that a read might cost
+/// what a thousand reads of a socket cost.
 const RECORDS_PER_TURN: usize = 128;
-
-/// Where records are shorter than that, little is read at a time.
-const SHORT_RECORD: usize = 128;
-const LITTLE: usize = 2 * 1024;
 
 /// What a record adds at most with the ciphers we have: header 5, type 1, tag 16, and in TLS 1.2 the
 /// explicit nonce 8.
@@ -84,9 +80,11 @@ pub(crate) struct Tls {
     reported: usize,
     end: End,
     closing: Closing,
-    /// The last read has brought short records.
-    short: bool,
-    /// Records that have been read in this turn.
+    /// Records that rustls is given at once.
+    window: usize,
+    /// There are more in `incoming`.
+    unfed: bool,
+    /// Records that it has been given in this turn.
     turn: u32,
     records: usize,
 }
@@ -123,7 +121,9 @@ impl Tls {
             reported: 0,
             end: End::Not,
             closing: Closing::No,
-            short: false,
+            // A handshake has a budget of another kind, and is not whole before its last record.
+            window: usize::MAX,
+            unfed: false,
             turn: 0,
             records: 0,
         })
@@ -160,6 +160,7 @@ impl Tls {
                 }
             }
             if !self.machine.is_handshaking() {
+                self.window = RECORDS_PER_TURN;
                 return Poll::Ready(Ok(()));
             }
             if let Poll::Ready(Err(error)) = flushed {
@@ -188,7 +189,7 @@ impl Tls {
             // It fails when the peer is gone, which the next read tells.
             let _ = self.flush(cx);
         }
-        if self.plain_start < self.plain.len() || !matches!(self.end, End::Not) {
+        if self.plain_start < self.plain.len() || self.unfed || !matches!(self.end, End::Not) {
             return Poll::Ready(());
         }
         ready!(self.poll_inner_readable(cx));
@@ -236,7 +237,9 @@ impl Tls {
             if self.has_had_its_turn() {
                 return Poll::Pending;
             }
-            ready!(self.fill(cx, buffer.capacity() - before, INCOMPLETE_BYTES))?;
+            if !self.unfed {
+                ready!(self.fill(cx, buffer.capacity() - before, INCOMPLETE_BYTES))?;
+            }
             self.digest(Some(buffer), None);
             if !self.plain.is_empty() {
                 // The reader may come back late.
@@ -248,7 +251,7 @@ impl Tls {
         }
     }
 
-    /// Lets others have theirs, if so many records have been read.
+    /// Lets others have theirs, if it has had so many records.
     fn has_had_its_turn(&mut self) -> bool {
         if self.turn != self.worker.turn() {
             self.turn = self.worker.turn();
@@ -287,13 +290,11 @@ impl Tls {
         ready!(self.poll_inner_readable(cx));
         self.incoming.drain(..self.start);
         self.start = 0;
-        let room = if self.short { room.min(LITTLE) } else { room };
         let size = Size::holding(room.max(held + 1));
-        let capacity = self.incoming.capacity();
-        if capacity < size.bytes() || (self.short && capacity > size.bytes()) {
-            let mut other = self.worker.pool().take(size);
-            other.extend_from_slice(&self.incoming);
-            self.worker.pool().give(std::mem::replace(&mut self.incoming, other));
+        if self.incoming.capacity() < size.bytes() {
+            let mut larger = self.worker.pool().take(size);
+            larger.extend_from_slice(&self.incoming);
+            self.worker.pool().give(std::mem::replace(&mut self.incoming, larger));
         }
         match self.inner.poll_read(cx, &mut self.incoming) {
             Poll::Pending => {
@@ -304,26 +305,39 @@ impl Tls {
                 self.end = End::Cut;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(received)) => {
-                let records = count_records(&self.incoming)
-                    .saturating_sub(count_records(&self.incoming[..held]));
-                self.records += records;
-                self.short = received < records * SHORT_RECORD;
-                Poll::Ready(Ok(()))
-            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }
 
-    /// Lets rustls handle all that has come in, and then encrypts `plaintext`. What is decrypted goes to
-    /// `reader`, as far as it has room.
-    fn digest(&mut self, mut reader: Option<&mut Vec<u8>>, mut plaintext: Option<&[u8]>) {
+    /// Lets rustls handle what has come in, as many records as it is given at once, and then encrypts
+    /// `plaintext`. What is decrypted goes to `reader`, as far as it has room.
+    fn digest(&mut self, reader: Option<&mut Vec<u8>>, plaintext: Option<&[u8]>) {
         if matches!(self.end, End::Failed(_)) {
             return;
         }
+        let before = self.start;
+        let (length, records) = first_records(&self.incoming[before..], self.window);
+        self.records += records;
+        self.unfed = before + length < self.incoming.len();
+        self.process(before + length, reader, plaintext);
+        if self.window != usize::MAX {
+            // What is cut in pieces is kept until it is whole, and the pieces have to be given together.
+            let stuck = self.unfed && self.start == before;
+            self.window = if stuck { 2 * self.window } else { RECORDS_PER_TURN };
+        }
+    }
+
+    /// The same for what there is up to `end`.
+    fn process(
+        &mut self,
+        end: usize,
+        mut reader: Option<&mut Vec<u8>>,
+        mut plaintext: Option<&[u8]>,
+    ) {
         loop {
             let UnbufferedStatus { mut discard, state, .. } =
-                self.machine.process_tls_records(&mut self.incoming[self.start..]);
+                self.machine.process_tls_records(&mut self.incoming[self.start..end]);
             let mut done = false;
             let mut failed = None;
             match state {
@@ -570,15 +584,19 @@ fn taken(error: &mut Option<io::Error>) -> io::Error {
     error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
 }
 
-/// How many records begin in these bytes, by their headers (RFC 8446 section 5.1).
-fn count_records(mut bytes: &[u8]) -> usize {
+/// How long the first records in these bytes are, at most so many, and how many they are, by their headers
+/// (RFC 8446 section 5.1). If there are fewer, that is all of the bytes.
+fn first_records(bytes: &[u8], most: usize) -> (usize, usize) {
+    let mut length = 0;
     let mut count = 0;
-    while let [_, _, _, high, low, rest @ ..] = bytes {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        bytes = rest.get(length..).unwrap_or_default();
+    while let Some(&[_, _, _, high, low, ..]) = bytes.get(length..) {
+        if count == most {
+            return (length, count);
+        }
+        length += 5 + usize::from(u16::from_be_bytes([high, low]));
         count += 1;
     }
-    count
+    (bytes.len(), count)
 }
 
 /// Appends what `encode` writes, which needs `guess` bytes or says how many. False if it cannot be.
@@ -678,7 +696,7 @@ mod tests {
             poll_fn(|cx| tls.poll_handshake(cx, &mut place)).await.unwrap();
             server(tls).await;
         });
-        worker.run(|_| worker.tasks() == 0).unwrap();
+        worker.run_to_the_end();
         client.join().unwrap();
     }
 
@@ -747,8 +765,8 @@ mod tests {
                 }
                 assert!(received == bytes(BYTES));
                 turns.dedup();
-                // The last read of a turn may have been a large one.
-                let most = RECORDS_PER_TURN + LITTLE / 20;
+                // Nearly as many as it has had before it is looked at, and as many as it is given at once.
+                let most = 2 * RECORDS_PER_TURN;
                 assert!(turns.len() >= BYTES * KEYS / most, "{} turns", turns.len());
             },
         );
@@ -756,11 +774,14 @@ mod tests {
 
     #[test]
     fn records_are_counted_by_their_headers() {
-        assert_eq!(count_records(&[]), 0);
-        assert_eq!(count_records(&[23, 3, 3, 0]), 0);
-        assert_eq!(count_records(&[23, 3, 3, 0, 0]), 1);
-        assert_eq!(count_records(&[23, 3, 3, 0, 2, 7, 7, 23, 3, 3, 0, 1, 7]), 2);
-        assert_eq!(count_records(&[23, 3, 3, 255, 255, 7, 7]), 1);
+        assert_eq!(first_records(&[], 9), (0, 0));
+        assert_eq!(first_records(&[23, 3, 3, 0], 9), (4, 0));
+        assert_eq!(first_records(&[23, 3, 3, 0, 0], 9), (5, 1));
+        assert_eq!(first_records(&[23, 3, 3, 255, 255, 7, 7], 9), (7, 1));
+        let three = [23, 3, 3, 0, 2, 7, 7, 23, 3, 3, 0, 1, 7, 23, 3];
+        assert_eq!(first_records(&three, 9), (15, 2));
+        assert_eq!(first_records(&three, 2), (15, 2));
+        assert_eq!(first_records(&three, 1), (7, 1));
     }
 
     #[test]
