@@ -5,6 +5,7 @@
 //! cargo run --release --example wss -- 0.0.0.0:443 --cert chain.pem --key key.pem
 //! cargo run --release --example wss -- --client-ca certs/ca.pem   # clients need a certificate
 //! cargo run --release --example wss -- --plain                    # takes ws:// as well
+//! cargo run --release --example wss -- --min 1.3                  # no TLS 1.2
 //! RUST_LOG=coracle=debug cargo run --release --example wss        # why handshakes fail
 //! ```
 //!
@@ -23,15 +24,27 @@
 //! server goes on with what it has. The password of a key is taken from the variable `TLS_PASSWORD`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use coracle::config::{ClientCertificates, Identity, Tls};
+use coracle::config::{ClientCertificates, Identity, Tls, TlsVersion};
 use coracle::{BoxError, OriginPolicy, Request, Server, Session, Upgrade};
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 
 mod common;
 
-const USAGE: &str = "usage: wss [ADDRESS] [--cert PATH] [--key PATH] [--client-ca PATH] [--plain]";
+const USAGE: &str = "\
+usage: wss [ADDRESS] [OPTION]..
+  --cert PATH                the certificate chain, PEM
+  --key PATH                 its key, PEM; a password is taken from TLS_PASSWORD
+  --host NAME=PATH           another certificate for clients that ask for NAME, which may begin with `*.`;
+                             chain and key in one file
+  --min 1.2|1.3              the oldest version of TLS, 1.2 unless said
+  --client-ca PATH           clients need a certificate that is signed by one of these authorities
+  --client-ca-optional PATH  clients may have one
+  --plain                    takes ws:// on the same port
+  --watch SECONDS            how often the files are looked at, 10 unless said; 0: never
+  --max-message BYTES        the largest message, 65536 unless said";
 
 const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
 
@@ -43,8 +56,20 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), BoxError> {
-    let mut args =
-        common::Args::parse_with_flags(USAGE, &["--cert", "--key", "--client-ca"], &["--plain"])?;
+    let mut args = common::Args::parse_with_flags(
+        USAGE,
+        &[
+            "--cert",
+            "--key",
+            "--host",
+            "--min",
+            "--client-ca",
+            "--client-ca-optional",
+            "--watch",
+            "--max-message",
+        ],
+        &["--plain"],
+    )?;
     common::log_to(None)?;
     let mut path = |option, default| {
         args.value(option).map_or_else(|| format!("{CERTS}/{default}"), str::to_owned)
@@ -54,11 +79,31 @@ fn serve() -> Result<(), BoxError> {
         identity = identity.password(password);
     }
     let mut tls = Tls::with(identity);
+    if let Some(host) = args.value("--host") {
+        let (name, path) =
+            host.split_once('=').ok_or(format!("--host: {host:?} is not NAME=PATH\n{USAGE}"))?;
+        tls = tls.host(name, Identity::new(path, path));
+    }
+    match args.value("--min") {
+        None | Some("1.2") => {}
+        Some("1.3") => tls = tls.min_version(TlsVersion::V1_3),
+        Some(other) => return Err(format!("--min: {other:?} is not 1.2 or 1.3\n{USAGE}").into()),
+    }
+    if let Some(authorities) = args.value("--client-ca-optional") {
+        tls = tls.clients(ClientCertificates::Optional(authorities.into()));
+    }
     if let Some(authorities) = args.value("--client-ca") {
         tls = tls.clients(ClientCertificates::Required(authorities.into()));
     }
+    if let Some(seconds) = args.number("--watch")? {
+        tls = tls.watch((seconds > 0).then(|| Duration::from_secs(seconds as u64)));
+    }
+    let max_message = args.number("--max-message")?;
 
-    let builder = Server::builder().tls(tls).origins(OriginPolicy::Any);
+    let mut builder = Server::builder().tls(tls).origins(OriginPolicy::Any);
+    if let Some(bytes) = max_message {
+        builder = builder.configure(|config| config.limits.message_bytes = bytes);
+    }
     let builder = match args.flag("--plain") {
         true => builder.bind_tls_or_plain(args.address()),
         false => builder.bind_tls(args.address()),

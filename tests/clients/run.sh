@@ -12,10 +12,8 @@
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
-root=$(cd "$here/../.." && pwd)
-target=${CARGO_TARGET_DIR:-$root/target}
-work=$target/clients
-mkdir -p "$work" || exit 1
+# shellcheck source-path=SCRIPTDIR
+. "$here/common.sh"
 
 if [ $# -gt 0 ]; then
     server=$1
@@ -24,52 +22,10 @@ else
     server=$target/debug/examples/echo
 fi
 
-server_pid=
-trap '[ -z "$server_pid" ] || kill "$server_pid" 2>/dev/null' EXIT
-trap 'exit 1' HUP INT TERM
-
 start() { # [FLAG]
-    : >"$work/server.out"
-    "$server" 127.0.0.1:0 --max-message 16777216 "$@" >"$work/server.out" 2>"$work/server.log" &
-    server_pid=$!
-    url=
-    tries=0
-    while [ -z "$url" ]; do
-        url=$(sed -n 's/^listening on //p' "$work/server.out")
-        tries=$((tries + 1))
-        if [ $tries -gt 200 ] || ! kill -0 "$server_pid" 2>/dev/null; then
-            echo "the server does not start:" >&2
-            cat "$work/server.log" >&2
-            exit 1
-        fi
-        sleep 0.05
-    done
+    launch "$server" 127.0.0.1:0 --max-message 16777216 "$@"
     http=http${url#ws}
     echo "server: $url${1:+ $1}"
-}
-stop() {
-    kill -TERM "$server_pid"
-    wait "$server_pid"
-    status=$?
-    server_pid=
-    verdict "the server stops by SIGTERM with status 0" $status "$work/server.log"
-}
-
-failed=0
-verdict() { # NAME STATUS LOG
-    if [ "$2" -eq 0 ]; then
-        echo "PASS  $1"
-    else
-        echo "FAIL  $1"
-        sed 's/^/      /' "$3"
-        failed=1
-    fi
-}
-skip() { # NAME REASON
-    echo "SKIP  $1: $2"
-}
-installed() {
-    command -v "$1" >/dev/null 2>&1
 }
 
 start
@@ -118,45 +74,19 @@ try_node() { :; }
 try_browser() { :; }
 
 # --- Python: websockets -------------------------------------------------------------------------
-if installed python3; then
-    python=$work/venv/bin/python
-    log=$work/pip.log
-    if ! "$python" -c 'import websockets' 2>/dev/null; then
-        python3 -m venv "$work/venv" >"$log" 2>&1 &&
-            "$python" -m pip install --quiet --disable-pip-version-check websockets >>"$log" 2>&1
-    fi
-    if "$python" -c 'import websockets' 2>/dev/null; then
-        version=$("$python" -c 'import websockets; print(websockets.__version__)')
-        try_python() { # NAME LOG [FLAG]
-            timeout 60 "$python" "$here/websockets_client.py" "$url" ${3:+"$3"} >"$2" 2>&1
-            verdict "Python websockets $version$1" $? "$2"
-        }
-    else
-        skip "Python websockets" "cannot be installed, see $log"
-    fi
-else
-    skip "Python websockets" "python3 is not installed"
+if find_websockets; then
+    try_python() { # NAME LOG [FLAG]
+        timeout 60 "$python" "$here/websockets_client.py" "$url" ${3:+"$3"} >"$2" 2>&1
+        verdict "Python websockets $websockets_version$1" $? "$2"
+    }
 fi
 
 # --- Node: ws -----------------------------------------------------------------------------------
-if installed node && installed npm; then
-    log=$work/npm.log
-    if [ ! -d "$work/node/node_modules/ws" ]; then
-        mkdir -p "$work/node"
-        npm install --silent --no-audit --no-fund --prefix "$work/node" ws >"$log" 2>&1
-    fi
-    if [ -d "$work/node/node_modules/ws" ]; then
-        node_version=$(node -p "require('$work/node/node_modules/ws/package.json').version")
-        try_node() { # NAME LOG [FLAG]
-            timeout 60 node "$here/ws_client.cjs" "$work/node/node_modules/ws" "$url" \
-                ${3:+"$3"} >"$2" 2>&1
-            verdict "npm ws $node_version$1" $? "$2"
-        }
-    else
-        skip "npm ws" "cannot be installed, see $log"
-    fi
-else
-    skip "npm ws" "node and npm are not installed"
+if find_ws; then
+    try_node() { # NAME LOG [FLAG]
+        timeout 60 node "$here/ws_client.cjs" "$ws" "$url" ${3:+"$3"} >"$2" 2>&1
+        verdict "npm ws $ws_version$1" $? "$2"
+    }
 fi
 
 # --- Chromium -----------------------------------------------------------------------------------
@@ -191,4 +121,4 @@ for flag in --deflate --deflate-dedicated; do
     try_browser ", $flag" "$work/browser$flag.log" $flag
     stop
 done
-exit $failed
+exit "$failed"
