@@ -98,6 +98,11 @@ fn a_file_that_is_not_there() {
     expect_certificate(Path::new("nowhere.pem"), &["no such file", "relative to"]);
     expect_certificate(&scratch.0, &["directory"]);
     expect_key(&scratch.write("empty.key", "\n"), &["empty"]);
+    // To open one is to wait for somebody who writes.
+    let pipe = scratch.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    expect_key(&pipe, &["pipe"]);
+    expect_certificate(&pipe, &["pipe"]);
 }
 
 #[test]
@@ -150,10 +155,13 @@ fn a_key_that_is_not_the_certificates() {
 fn a_certificate_that_is_over() {
     let expired = PathBuf::from(cert("expired.pem"));
     expect_certificate(&expired, &["CN=localhost", "expired on 2024-02-01", "days ago", "renew"]);
-    // Also one further up.
+    // One further up may be there for old clients.
     let scratch = Scratch::new();
     let chain = [fs::read(cert("server.pem")).unwrap(), fs::read(&expired).unwrap()].concat();
-    expect_certificate(&scratch.write("chain.pem", chain), &["expired on 2024-02-01"]);
+    let server = start_with(Tls::new(scratch.write("chain.pem", chain), cert("server.key")));
+    let not_after = server.handle.tls_status().expect("TLS").not_after;
+    assert!(not_after > SystemTime::now(), "that of the server's own");
+    server.finish();
 }
 
 #[test]

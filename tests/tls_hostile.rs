@@ -259,7 +259,7 @@ fn a_certificate_cannot_be_required_where_tls_is_not() {
     let builder = echo()
         .tls(tls().clients(ClientCertificates::Required(cert("ca.pem").into())))
         .bind_tls_or_plain("127.0.0.1:0");
-    let error = builder.start().err().expect("an error").to_string();
+    let error = builder.start().expect_err("an error").to_string();
     assert!(error.contains("bind_tls_or_plain") && error.contains("Optional"), "{error}");
 }
 

@@ -122,16 +122,27 @@ impl<'a, H: Handler> Door<'a, H> {
     /// What a proxy has to say of the client before anything else comes (the PROXY protocol). Gives back
     /// what came behind it; `None`: there is no session, and the transport can be dropped.
     ///
-    /// `under_way` is counted for the client from then on.
+    /// `under_way` is counted for the client from then on. What is wrong is answered if an answer can be
+    /// `read`: whoever expects TLS could not.
     pub(crate) async fn proxied(
         &self,
         transport: &mut Transport,
         under_way: &mut Handshake,
         deadline: Time,
+        read: bool,
     ) -> Option<Vec<u8>> {
         let step = self.read_proxy_header(transport, under_way, deadline);
-        let outcome = self.in_time(deadline, step).await;
-        self.conclude(transport, outcome).await
+        match self.in_time(deadline, step).await {
+            Err(Outcome::Refused(response)) if !read => {
+                log::debug!(
+                    "{}: closed before TLS: {}",
+                    self.name(),
+                    String::from_utf8_lossy(response.body()).trim_end()
+                );
+                None
+            }
+            outcome => self.conclude(transport, outcome).await,
+        }
     }
 
     /// Receives one request and answers it. `None`: there is no session, and the transport can be

@@ -538,7 +538,9 @@ async fn admit<H: Handler>(
     let deadline = door.worker.now() + config.timeouts.handshake;
     let mut approach = Approach::new(deadline);
     if config.proxies.speaks_proxy_protocol(door.peer) {
-        approach.received = Box::pin(door.proxied(&mut transport, under_way, deadline)).await?;
+        let read = speaks == Speaks::Plain;
+        let proxied = door.proxied(&mut transport, under_way, deadline, read);
+        approach.received = Box::pin(proxied).await?;
     }
     match speaks {
         Speaks::Plain => {}

@@ -144,6 +144,9 @@ fn explain(error: &io::Error, asked: &OnceLock<Box<str>>) -> String {
         )) => ": the client does not trust the server's certificate",
         Some(Tls::NoCertificatesPresented) => ": the client has shown no certificate",
         Some(Tls::InvalidCertificate(_)) => ": the client's certificate is refused",
+        Some(Tls::PeerIncompatible(_)) => {
+            ": the client is too old, or has no cipher or key exchange that the server has"
+        }
         Some(Tls::InvalidMessage(_)) => ": this is not TLS, or damaged",
         _ if error.kind() == io::ErrorKind::TimedOut => ": it took too long",
         _ if error.kind() == io::ErrorKind::UnexpectedEof => ": the client has gone",

@@ -73,11 +73,29 @@ pub(super) fn identity(identity: &Identity, provider: &CryptoProvider) -> Result
 pub(super) fn authorities(file: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
+        warn_if_over(file, &certificate);
         roots.add(certificate).map_err(|error| {
             wrong(file, format!("one of these certificates cannot be an authority: {error}"))
         })?;
     }
     Ok(roots)
+}
+
+/// Nobody else looks at the dates of an authority: whoever is named is trusted.
+fn warn_if_over(file: &Path, der: &CertificateDer<'_>) {
+    let Ok(certificate) = Certificate::from_der(der) else {
+        return;
+    };
+    let tbs = certificate.tbs_certificate();
+    let until = tbs.validity().not_after;
+    if until.to_system_time() < SystemTime::now() {
+        log::warn!(
+            "TLS: {}: the authority {} expired on {until}, and clients with its certificates are still let \
+             in: take it out, if that is not what you want",
+            file.display(),
+            tbs.subject(),
+        );
+    }
 }
 
 /// What tells one version of a file from the next: found by one `stat`, which follows links.
@@ -106,11 +124,15 @@ impl Stamp {
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     let cannot = |error: io::Error| wrong(file, unreadable(file, &error));
-    let opened = File::open(file).map_err(cannot)?;
-    let metadata = opened.metadata().map_err(cannot)?;
+    let metadata = fs::metadata(file).map_err(cannot)?;
     if metadata.is_dir() {
         return Err(wrong(file, "this is a directory: name the file in it"));
     }
+    // To open a pipe is to wait for somebody who writes.
+    if !metadata.is_file() {
+        return Err(wrong(file, "this is a pipe, a socket or a device: name a file"));
+    }
+    let opened = File::open(file).map_err(cannot)?;
     let mut bytes = Vec::new();
     opened.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > MAX_BYTES {
@@ -229,7 +251,7 @@ fn find(bytes: &[u8], text: &[u8]) -> bool {
     bytes.windows(text.len()).any(|window| window == text)
 }
 
-/// Refuses certificates that are over, and warns of those that are not valid yet: a small box without a
+/// Refuses a certificate that is over, and warns of those that are not valid yet: a small box without a
 /// battery for its clock must be able to start before it knows what time it is.
 fn check_validity(file: &Path, chain: &[CertificateDer<'_>]) -> Result<SystemTime> {
     let now = SystemTime::now();
@@ -241,6 +263,18 @@ fn check_validity(file: &Path, chain: &[CertificateDer<'_>]) -> Result<SystemTim
         let tbs = certificate.tbs_certificate();
         let validity = tbs.validity();
         let until = validity.not_after.to_system_time();
+        // Behind the server's own there may be an old one, for clients that do not look at its date.
+        if until < now && number > 0 {
+            log::warn!(
+                "TLS: {}: certificate {} in this file, of {}, expired on {}: leave it out, if no old \
+                 client needs it",
+                file.display(),
+                number + 1,
+                tbs.subject(),
+                validity.not_after
+            );
+            continue;
+        }
         if until < now {
             return Err(wrong(
                 file,

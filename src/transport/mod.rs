@@ -70,6 +70,15 @@ impl Transport {
         }
     }
 
+    /// For whoever has read in vain: whether something has come from the peer all the same.
+    pub(crate) fn take_heard(&mut self) -> bool {
+        match self {
+            Self::Socket(_) | Self::Memory(_) | Self::Stream(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.take_heard(),
+        }
+    }
+
     /// Appends to `buffer`, as much as it has capacity for; `Ok(0)` is the end of the stream.
     ///
     /// `UnexpectedEof` is an end that TLS does not vouch for: no close_notify came before it (RFC 8446

@@ -15,9 +15,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
+use rustls::{AlertDescription, PeerIncompatible, ProtocolVersion, ServerConfig};
 
 use super::Transport;
 use crate::executor::{Place, Size, Worker};
@@ -46,6 +46,9 @@ const RECORDS_PER_TURN: usize = 128;
 /// What a record adds at most with the ciphers we have: header 5, type 1, tag 16, and in TLS 1.2 the
 /// explicit nonce 8.
 const RECORD_OVERHEAD: usize = 32;
+
+/// What an alert is in (RFC 8446 section 5.1).
+const ALERT_RECORD: u8 = 21;
 
 /// How the stream of the peer has ended.
 enum End {
@@ -84,6 +87,8 @@ pub(crate) struct Tls {
     window: usize,
     /// There are more in `incoming`.
     unfed: bool,
+    /// Something has come since somebody asked.
+    heard: bool,
     /// Records that it has been given in this turn.
     turn: u32,
     records: usize,
@@ -124,6 +129,7 @@ impl Tls {
             // A handshake has a budget of another kind, and is not whole before its last record.
             window: usize::MAX,
             unfed: false,
+            heard: false,
             turn: 0,
             records: 0,
         })
@@ -204,6 +210,12 @@ impl Tls {
         polled
     }
 
+    /// Whether anything has come from the peer since this was last asked: on a slow line a record takes
+    /// long, and nothing of it can be read before its end.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
     pub(super) fn poll_unread(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if !matches!(self.end, End::Not) {
             return Poll::Ready(());
@@ -241,8 +253,8 @@ impl Tls {
                 ready!(self.fill(cx, buffer.capacity() - before, INCOMPLETE_BYTES))?;
             }
             self.digest(Some(buffer), None);
-            if !self.plain.is_empty() {
-                // The reader may come back late.
+            // The reader may come back late.
+            if self.start == self.incoming.len() || !self.plain.is_empty() {
                 self.give_buffers_back();
             }
             if self.unsent < self.outgoing.len() {
@@ -305,7 +317,10 @@ impl Tls {
                 self.end = End::Cut;
                 Poll::Ready(Ok(()))
             }
-            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(_)) => {
+                self.heard = true;
+                Poll::Ready(Ok(()))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         }
     }
@@ -415,6 +430,8 @@ impl Tls {
     /// The connection is over; the peer is told why by an alert. rustls is not asked anything after this.
     #[cold]
     fn fail(&mut self, error: rustls::Error) {
+        let alert = self.right_alert(&error);
+        let before = self.outgoing.len();
         // Only what rustls wants to say: if it came to look at the same record again, it would find the
         // second reason for an alert, and it takes two to be a bug of its own.
         while self.machine.wants_write() {
@@ -428,6 +445,11 @@ impl Tls {
                 Err(EncodeError::AlreadyEncoded) => Err(None),
             });
         }
+        if let (Some(alert), Some([ALERT_RECORD, _, _, 0, 2, _, description])) =
+            (alert, self.outgoing.get_mut(before..))
+        {
+            *description = alert.into();
+        }
         let kind = match error {
             rustls::Error::AlertReceived(_) => io::ErrorKind::ConnectionAborted,
             _ => io::ErrorKind::InvalidData,
@@ -435,6 +457,26 @@ impl Tls {
         self.end = End::Failed(Some(io::Error::new(kind, error)));
         // An alert that is fatal is the end of our stream, too (RFC 8446 section 6.2).
         self.closing = Closing::Notified;
+    }
+
+    /// Which alert the RFCs ask for where rustls sends another, before anything is encrypted.
+    fn right_alert(&self, error: &rustls::Error) -> Option<AlertDescription> {
+        match error {
+            // rustls misses signature_algorithms, which clients older than TLS 1.2 do not send, before it
+            // looks at the version: "MUST", RFC 5246 appendix E.1 and RFC 8996 section 5.
+            rustls::Error::PeerIncompatible(
+                PeerIncompatible::SignatureAlgorithmsExtensionRequired,
+            ) if matches!(*self.incoming, [_, _, _, _, _, _, _, _, _, 3, 0..=2, ..]) => {
+                Some(AlertDescription::ProtocolVersion)
+            }
+            // TLS 1.2 has no certificate_required (RFC 5246 section 7.4.6).
+            rustls::Error::NoCertificatesPresented
+                if self.machine.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
+            {
+                Some(AlertDescription::HandshakeFailure)
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn poll_write(
@@ -768,6 +810,36 @@ mod tests {
                 // Nearly as many as it has had before it is looked at, and as many as it is given at once.
                 let most = 2 * RECORDS_PER_TURN;
                 assert!(turns.len() >= BYTES * KEYS / most, "{} turns", turns.len());
+            },
+        );
+    }
+
+    /// A client on a slow line was given up in the middle of a record.
+    #[test]
+    fn half_a_record_is_a_sign_of_life() {
+        let (heard, go_on) = std::sync::mpsc::channel();
+        meet(
+            move |mut client| {
+                client.conn.writer().write_all(&bytes(1000)).unwrap();
+                let mut wire = Vec::new();
+                client.conn.write_tls(&mut wire).unwrap();
+                let (half, rest) = wire.split_at(500);
+                client.sock.write_all(half).unwrap();
+                go_on.recv().unwrap();
+                client.sock.write_all(rest).unwrap();
+            },
+            move |mut tls| async move {
+                let mut buffer = Vec::with_capacity(2000);
+                poll_fn(|cx| {
+                    assert!(tls.poll_read(cx, &mut buffer).is_pending());
+                    if tls.take_heard() { Poll::Ready(()) } else { Poll::Pending }
+                })
+                .await;
+                assert!(!tls.take_heard(), "it has been asked");
+                heard.send(()).unwrap();
+                poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap();
+                assert!(buffer == bytes(1000));
+                assert!(tls.take_heard());
             },
         );
     }

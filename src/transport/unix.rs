@@ -339,7 +339,7 @@ mod tests {
             std::thread::yield_now();
             rustix::net::listen(&first, 1).unwrap();
             drop(alone);
-            let refused = second.join().unwrap().err().expect("the path is taken");
+            let refused = second.join().unwrap().expect_err("the path is taken");
             assert!(refused.text.contains("a running process listens"), "{}", refused.text);
             assert!(fs::symlink_metadata(&path).is_ok(), "its file is still there");
             fs::remove_file(&path).unwrap();

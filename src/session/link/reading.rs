@@ -244,7 +244,12 @@ impl Link {
         };
         self.reads_left -= 1;
         match transport.poll_read(cx, &mut self.input) {
-            Poll::Pending => false,
+            Poll::Pending => {
+                if transport.take_heard() {
+                    self.timers.heard(self.worker.now());
+                }
+                false
+            }
             Poll::Ready(Ok(0)) => {
                 self.end_now(Side::Peer, Cause::PeerVanished, None);
                 true
