@@ -3,6 +3,9 @@
 
 #[path = "support/answer.rs"]
 mod answer;
+#[cfg(feature = "tls")]
+#[path = "support/secure.rs"]
+mod secure;
 mod support;
 
 use std::fs;
@@ -469,6 +472,68 @@ fn an_upgraded_stream_without_a_place_is_closed_by_a_frame() {
     server.finish();
 }
 
+/// Hands over streams until the server says that it stops; then sees how each of them ends. Returns how
+/// many were taken.
+fn hand_over_until_refused(handle: &coracle::ServerHandle, begun: &AtomicUsize) -> usize {
+    let mut taken = Vec::new();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        assert!(std::time::Instant::now() < deadline, "never refused");
+        let (stream, mut client) = pair();
+        let outcome = handle.serve_upgraded(stream, Handover::new(&parts("/")));
+        begun.fetch_add(1, Ordering::SeqCst);
+        let refused = match outcome {
+            Ok(()) => {
+                taken.push(client);
+                continue;
+            }
+            Err(Error::System { source, .. }) => source.kind(),
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(client.read_to_end(), b"", "the stream has been dropped");
+        match refused {
+            io::ErrorKind::ConnectionRefused => break,
+            // So many are on their way that they wait.
+            io::ErrorKind::WouldBlock => {}
+            kind => panic!("{kind}"),
+        }
+    }
+    for client in &mut taken {
+        assert_eq!(client.read_close().0, 1001);
+        client.send_frame(CLOSE, &1001_u16.to_be_bytes());
+        assert_eq!(client.read_to_end(), b"");
+    }
+    taken.len()
+}
+
+#[test]
+fn a_stream_that_meets_the_stop_half_way_is_refused_or_ended() {
+    // It was looked whether the server stops, the server stopped, and the stream was put where nobody looks
+    // any more: its client waited for ever.
+    for round in 0..20 {
+        let (builder, app) = app();
+        let server = serve(builder.configure(|config| {
+            config.limits.sessions = Some(10_000);
+            // Nobody is ended by the clock.
+            config.timeouts.stop = std::time::Duration::from_secs(600);
+        }));
+        let begun = AtomicUsize::new(0);
+        let taken: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2)
+                .map(|_| scope.spawn(|| hand_over_until_refused(&server.handle, &begun)))
+                .collect();
+            eventually("streams come in", || begun.load(Ordering::SeqCst) >= 5 * round);
+            server.handle.request_stop();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        let report = server.finish();
+        assert_eq!(report.cut, 0, "{report:?}");
+        let (opened, closed) = (app.sessions.drain(), app.records.drain());
+        assert_eq!(opened, closed, "each session that began has ended");
+        assert!(opened <= taken, "{opened} of {taken}");
+    }
+}
+
 /// Where the server in a process of its own listens, and the names of the sockets that it takes.
 const PATH: &str = "CORACLE_TEST_PATH";
 const TAKE: &str = "CORACLE_TEST_TAKE";
@@ -489,11 +554,17 @@ fn server_in_a_process_of_its_own() {
     }
     if let Ok(names) = std::env::var(TAKE) {
         for name in names.split(',') {
-            let builder = match name {
-                "*" => builder().listen_fds(),
-                name => builder().listen_fds_named(name),
+            let started = match name {
+                "*" => builder().listen_fds().start(),
+                #[cfg(feature = "tls")]
+                "secure" => {
+                    let (chain, key) = (secure::cert("server.pem"), secure::cert("server.key"));
+                    let tls = coracle::config::Tls::new(chain, key);
+                    builder().tls(tls).listen_fds_tls(name).start()
+                }
+                name => builder().listen_fds_named(name).start(),
             };
-            match builder.start() {
+            match started {
                 Ok(handle) => {
                     writeln!(control, "{name} is {:?}", handle.listeners()).unwrap();
                     servers.push(TestServer { handle });
@@ -639,6 +710,34 @@ fn sockets_of_the_service_manager_are_taken_by_their_names() {
     client.goodbye();
     upgraded(Raw::connect_unix(&path)).goodbye();
     process.finish();
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn sockets_of_the_service_manager_are_served_with_tls_where_that_is_asked_for() {
+    use secure::{Secure, client_config};
+
+    for environment in ["LISTEN_FDNAMES=secure:web", "LISTEN_FDNAMES=web:secure"] {
+        let scratch = Scratch::new("secure");
+        let (sockets, addr, path) = passed(&scratch);
+        let tcp_is_secure = environment.contains("=secure");
+        let environment = format!("LISTEN_PID=$$ LISTEN_FDS=2 {environment}");
+        let process = activated(sockets, &environment, "secure,web", &scratch);
+        process.expect_said(&["secure is"]);
+        process.expect_said(&["web is"]);
+        let unix = UnixStream::connect(&path).unwrap();
+        unix.set_read_timeout(Some(PATIENCE)).unwrap();
+        if tcp_is_secure {
+            Secure::open(addr).goodbye();
+            upgraded(Raw::over(unix.into())).goodbye();
+        } else {
+            let mut client = Secure::over(unix, client_config(), "localhost").unwrap();
+            client.upgrade();
+            client.goodbye();
+            upgraded(Raw::connect(addr)).goodbye();
+        }
+        process.finish();
+    }
 }
 
 #[test]

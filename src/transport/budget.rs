@@ -44,6 +44,8 @@ use futures_lite::future;
 /// # assert!(smol::block_on(get("127.0.0.1", port)).unwrap().starts_with(b"HTTP/1.0 204"));
 /// ```
 ///
+/// The example `https_get` does the same with TLS.
+///
 /// Time is [`Instant`]'s, the monotonic clock: changing the system's time moves no deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Deadline {

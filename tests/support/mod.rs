@@ -113,6 +113,11 @@ impl<T> Heard<T> {
         self.0.recv_timeout(PATIENCE).expect("a callback reports")
     }
 
+    /// Takes what has been reported so far, and says how much it was.
+    pub fn drain(&self) -> usize {
+        self.0.try_iter().count()
+    }
+
     /// What has been reported and not yet been taken.
     pub fn try_next(&self) -> Option<T> {
         self.0.try_recv().ok()
