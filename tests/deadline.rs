@@ -7,14 +7,15 @@ mod support;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{pending, poll_fn, ready};
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
-use coracle::{BoxError, Deadline, DeadlineExceeded, DeadlineStream, Server};
+use coracle::{BoxError, Deadline, DeadlineExceeded, DeadlineStream, Deadlines, Server};
 use futures_lite::io::BufReader;
 use futures_lite::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, future};
 use smol::net::{TcpListener, TcpStream};
@@ -294,6 +295,226 @@ fn a_read_that_was_dropped_is_over_and_its_deadline_hurts_nobody() {
     });
 }
 
+/// A stream of the kind of TLS: what it has taken is written, also while it still waits to be sent.
+struct Buffering {
+    inner: DeadlineStream<Scripted>,
+    waiting: Vec<u8>,
+}
+
+impl Buffering {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.waiting.is_empty() {
+            let sent = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.waiting))?;
+            self.waiting.drain(..sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Buffering {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
+        self.waiting.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+/// Two writes have been done in the outer stream, and the inner one has one in progress.
+async fn buffering(deadline: Deadline) -> (Scripted, Deadlines, Buffering) {
+    let script = Scripted::default();
+    let inner = DeadlineStream::new(script.clone());
+    let deadlines = inner.deadlines();
+    deadlines.expires_at(deadline);
+    let mut stream = Buffering { inner, waiting: Vec::new() };
+    stream.write_all(b"a").await.unwrap();
+    stream.write_all(b"b").await.unwrap();
+    (script, deadlines, stream)
+}
+
+#[test]
+fn a_write_that_an_outer_stream_has_left_behind_is_not_under_the_old_deadline_for_ever() {
+    within(async {
+        // The time was up when nobody was writing.
+        let soon = Deadline::after(SOON);
+        let (script, deadlines, mut stream) = buffering(soon).await;
+        smol::Timer::at(soon.instant().unwrap()).await;
+        deadlines.restart_after(LATER);
+        assert_eq!(deadlines.write().budget(), Some(LATER));
+        stream.write_all(b"c").await.unwrap();
+        {
+            let mut flush = pin!(stream.flush());
+            begin(flush.as_mut());
+            script.make_room(10);
+            flush.await.unwrap();
+        }
+        assert_eq!(script.0.borrow().outgoing, b"abc");
+
+        // For those who do not know of an outer stream it is one operation: nobody has ended it.
+        let soon = Deadline::after(SOON);
+        let (_script, deadlines, mut stream) = buffering(soon).await;
+        smol::Timer::at(soon.instant().unwrap()).await;
+        deadlines.expires_after(LATER);
+        let write = exceeded(stream.write(b"c").await);
+        assert_eq!((write.operation(), write.deadline()), ("write", soon));
+    });
+}
+
+#[test]
+fn what_an_outer_stream_has_begun_without_a_deadline_gets_the_next_one() {
+    within(async {
+        let (_script, deadlines, mut stream) = buffering(Deadline::NEVER).await;
+        deadlines.restart_at(Instant::now());
+        let write = future::poll_once(stream.write(b"c")).await.expect("at once");
+        let write = exceeded(write);
+        assert_eq!((write.operation(), write.waited()), ("write", Duration::ZERO));
+
+        let (_script, deadlines, mut stream) = buffering(Deadline::NEVER).await;
+        deadlines.restart_after(SOON);
+        let flush = exceeded(stream.flush().await);
+        assert_eq!((flush.operation(), flush.deadline().budget()), ("write", Some(SOON)));
+    });
+}
+
+#[test]
+fn a_read_that_was_dropped_gets_the_deadline_of_a_restart() {
+    within(async {
+        let script = Scripted::default();
+        let mut stream = DeadlineStream::new(script.clone());
+        let deadlines = stream.deadlines();
+        let mut buffer = [0; 4];
+        assert!(future::poll_once(stream.read(&mut buffer)).await.is_none());
+        deadlines.restart_after(SOON);
+        let read = exceeded(stream.read(&mut buffer).await);
+        assert_eq!(read.deadline().budget(), Some(SOON));
+
+        deadlines.expires_never();
+        assert!(future::poll_once(stream.read(&mut buffer)).await.is_none());
+        deadlines.restart_at(Instant::now());
+        let read = future::poll_once(stream.read(&mut buffer)).await.expect("at once");
+        assert_eq!(exceeded(read).waited(), Duration::ZERO);
+
+        // The other way round: from one that has passed to none.
+        let soon = Deadline::after(SOON);
+        deadlines.expires_at(soon);
+        assert!(future::poll_once(stream.read(&mut buffer)).await.is_none());
+        smol::Timer::at(soon.instant().unwrap()).await;
+        deadlines.restart_at(Deadline::NEVER);
+        {
+            let mut read = pin!(stream.read(&mut buffer));
+            begin(read.as_mut());
+            script.feed(b"here");
+            assert_eq!(read.await.unwrap(), 4);
+        }
+        assert_eq!(&buffer, b"here");
+    });
+}
+
+#[test]
+fn a_restart_is_also_for_the_operation_that_somebody_waits_for() {
+    within(async {
+        let (mut stream, mut peer) = pair().await;
+        let deadlines = stream.deadlines();
+        let mut buffer = [0; 4];
+        {
+            let mut read = pin!(stream.read(&mut buffer));
+            begin(read.as_mut());
+            deadlines.restart_after(SOON);
+            // It hears of it when it is next woken.
+            assert_eq!(exceeded(read.await).deadline().budget(), Some(SOON));
+        }
+        deadlines.restart_after(SOON);
+        let soon = deadlines.read().instant().unwrap();
+        let mut read = pin!(stream.read(&mut buffer));
+        begin(read.as_mut());
+        deadlines.restart_after(LATER);
+        smol::Timer::at(soon).await;
+        begin(read.as_mut());
+        peer.write_all(b"late").await.unwrap();
+        assert_eq!(read.await.unwrap(), 4);
+    });
+}
+
+/// Wakes nobody, and is counted by those who keep it.
+struct Kept;
+
+impl Wake for Kept {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// Waits until nobody keeps the waker any more.
+async fn released(kept: &Arc<Kept>) {
+    while Arc::strong_count(kept) > 1 {
+        // What is taken out of smol's reactor goes when the reactor next looks at its timers.
+        smol::Timer::after(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn a_new_deadline_lets_go_of_whoever_waited_under_the_old_one() {
+    within(async {
+        let script = Scripted::default();
+        let mut stream = DeadlineStream::new(script.clone());
+        type Set = fn(&mut DeadlineStream<Scripted>);
+        let reads: [Set; 5] = [
+            |stream| stream.expires_never(),
+            |stream| stream.expires_after(2 * LATER),
+            |stream| stream.set_read_deadline(Deadline::NEVER),
+            |stream| stream.set_read_deadline(Deadline::after(2 * LATER)),
+            // By a handle, as soon as there is another read.
+            |stream| {
+                stream.deadlines().expires_never();
+                begin(pin!(stream.read(&mut [0; 4])));
+            },
+        ];
+        for set in reads {
+            let kept = Arc::new(Kept);
+            let waker = Waker::from(Arc::clone(&kept));
+            stream.expires_after(LATER);
+            let mut buffer = [0; 4];
+            let mut cx = Context::from_waker(&waker);
+            assert!(Pin::new(&mut stream).poll_read(&mut cx, &mut buffer).is_pending());
+            drop(waker);
+            // Somebody else takes what comes: that read is over.
+            script.feed(b"here");
+            assert_eq!(stream.read(&mut buffer).await.unwrap(), 4);
+            set(&mut stream);
+            released(&kept).await;
+        }
+        let writes: [Set; 2] = [
+            |stream| stream.expires_never(),
+            |stream| stream.set_write_deadline(Deadline::after(2 * LATER)),
+        ];
+        for set in writes {
+            let kept = Arc::new(Kept);
+            let waker = Waker::from(Arc::clone(&kept));
+            stream.expires_after(LATER);
+            let mut cx = Context::from_waker(&waker);
+            assert!(Pin::new(&mut stream).poll_write(&mut cx, b"out").is_pending());
+            drop(waker);
+            script.make_room(3);
+            stream.write_all(b"out").await.unwrap();
+            set(&mut stream);
+            released(&kept).await;
+        }
+    });
+}
+
 #[test]
 fn dropped_reads_and_writes_lose_no_bytes() {
     within(async {
@@ -443,7 +664,7 @@ fn a_step_fails_with_its_own_error_or_with_the_deadlines_in_any_type_that_takes_
     within(async {
         let later = Deadline::after(LATER);
         let refused: io::Result<()> =
-            later.run("connect", ready(Err(io::ErrorKind::ConnectionRefused.into()))).await;
+            later.run("connect", future::ready(Err(io::ErrorKind::ConnectionRefused.into()))).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let boxed: Result<(), BoxError> = Deadline::at(Instant::now()).run("any", pending()).await;
         let boxed = boxed.unwrap_err();

@@ -3,31 +3,31 @@
 
 #[path = "support/pipe.rs"]
 mod pipe;
+#[path = "support/rates.rs"]
+mod rates;
 mod support;
 
 use std::cell::Cell;
 use std::io;
 use std::num::NonZero;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coracle::config::Config;
 use coracle::{
     Allowance, BytesPerSecond, Cause, CloseCode, DeadlineExceeded, DeadlineStream, Phase,
-    RatePolicy, Rates, Session, SessionRates, Side, Unlimited,
+    RatePolicy, Rates, Server, Session, Side, Unlimited,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use pipe::*;
+use rates::*;
 use smol::net::{TcpListener, TcpStream};
 use support::*;
 
 /// Short enough to be waited for; long enough that an operation begins before it, however busy the machine.
 const SOON: Duration = Duration::from_millis(300);
-
-/// Further away than the watchdog.
-const LATER: Duration = Duration::from_secs(3600);
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -207,76 +207,6 @@ fn a_policy_that_says_now_for_ever_keeps_nobody_else_from_running() {
     });
 }
 
-/// Lets nothing through until the test opens it.
-#[derive(Clone, Default)]
-struct Gate(Arc<Gated>);
-
-#[derive(Default)]
-struct Gated {
-    /// Whoever has asked in vain is to ask again only after the test.
-    shut_for_good: bool,
-    open: AtomicBool,
-    asked: AtomicUsize,
-    transferred: AtomicUsize,
-}
-
-impl Gate {
-    fn shut_for_good() -> Self {
-        Self(Arc::new(Gated { shut_for_good: true, ..Gated::default() }))
-    }
-
-    fn open(&self) {
-        self.0.open.store(true, Ordering::SeqCst);
-    }
-
-    fn asked(&self) -> usize {
-        self.0.asked.load(Ordering::SeqCst)
-    }
-
-    /// Waits until somebody has asked in vain, after so many times before.
-    #[track_caller]
-    fn await_asked_after(&self, before: usize) {
-        eventually("it is asked", || self.asked() > before);
-    }
-
-    /// The same from now on; who has asked asks again.
-    #[track_caller]
-    fn await_asked(&self) {
-        assert!(!self.0.shut_for_good);
-        self.await_asked_after(self.asked());
-    }
-
-    fn transferred(&self) -> usize {
-        self.0.transferred.load(Ordering::SeqCst)
-    }
-}
-
-impl RatePolicy for Gate {
-    fn available(&mut self, now: Instant) -> Allowance {
-        if self.0.open.load(Ordering::SeqCst) {
-            return Allowance::Bytes(NonZero::<usize>::MAX);
-        }
-        self.0.asked.fetch_add(1, Ordering::SeqCst);
-        let wait = if self.0.shut_for_good { LATER } else { Duration::from_millis(1) };
-        Allowance::Until(now + wait)
-    }
-
-    fn transferred(&mut self, bytes: usize, _: Instant) {
-        self.0.transferred.fetch_add(bytes, Ordering::SeqCst);
-    }
-}
-
-/// An echo server whose sessions all have these rates.
-fn with_rates(
-    rates: impl Fn(&Session) -> Rates + Send + Sync + 'static,
-    more: impl FnOnce(&mut Config),
-) -> Watched {
-    Watched::start(|config| {
-        config.rates = Some(SessionRates::new(rates));
-        more(config);
-    })
-}
-
 fn writing_gate(more: impl FnOnce(&mut Config)) -> (Gate, Watched) {
     let gate = Gate::default();
     let policy = gate.clone();
@@ -337,6 +267,55 @@ fn reading_waits_for_its_rate_and_writing_does_not() {
     assert!(watched.records.next().clean);
     assert_eq!(gate.transferred(), session.traffic().bytes_in as usize);
     watched.server.finish();
+}
+
+#[test]
+fn what_comes_with_the_request_counts() {
+    let gate = Gate::default();
+    let policy = gate.clone();
+    let count = AtomicUsize::new(0);
+    let watched = with_rates(
+        move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Rates::new(policy.clone(), Unlimited),
+            1 => Rates::new(Unlimited, Unlimited),
+            _ => Rates::new(Panics { asked: false }, Unlimited),
+        },
+        |_| {},
+    );
+    // The pipe takes it at once, and the server reads it with the request.
+    let early = frame(true, TEXT, b"early").repeat(3);
+    let together = [handshake("/").as_bytes(), &early].concat();
+    let meet = || {
+        let mut client = Pipe::raw(&watched.server);
+        client.send(&together);
+        assert!(client.read_head().starts_with("HTTP/1.1 101 "));
+        (client, watched.sessions.next())
+    };
+    let (mut client, session) = meet();
+    for _ in 0..3 {
+        assert_eq!(client.read_frame().payload, b"early");
+    }
+    assert_eq!((session.traffic().bytes_in, gate.transferred()), (early.len() as u64, early.len()));
+    gate.open();
+    client.echo("late");
+    client.goodbye();
+    assert!(watched.records.next().clean);
+    assert_eq!(gate.transferred() as u64, session.traffic().bytes_in);
+
+    let (mut client, session) = meet();
+    for _ in 0..3 {
+        assert_eq!(client.read_frame().payload, b"early");
+    }
+    assert_eq!(session.traffic().bytes_in, early.len() as u64, "without a rate, too");
+    client.goodbye();
+    assert!(watched.records.next().clean);
+
+    let (mut client, _session) = meet();
+    assert_eq!(client.read_close().0, 1011);
+    client.send_frame(CLOSE, &1011_u16.to_be_bytes());
+    assert_eq!(client.read_to_end(), b"");
+    assert_eq!(watched.records.next().cause, Cause::HandlerPanicked);
+    assert_eq!(watched.server.finish().panics, 1);
 }
 
 #[test]
@@ -439,32 +418,20 @@ fn what_the_rate_leaves_unread_is_not_the_peers_silence() {
     });
     let (mut client, session) = watched.client();
     client.send_frame(TEXT, b"said in time");
+    // So that nobody waits for the peer once the gate is open.
+    client.send_frame(CLOSE, &1000_u16.to_be_bytes());
     gate.await_asked();
     within(smol::Timer::after(10 * TIMEOUT));
     assert!(session.is_open(), "the peer has spoken");
     gate.open();
-    loop {
-        let frame = client.read_frame();
-        if frame.opcode == TEXT {
-            assert_eq!(frame.payload, b"said in time");
-            break;
-        }
-        assert_eq!(frame.opcode, PING);
-    }
-    session.abort();
-    assert_eq!(watched.records.next().cause, Cause::Aborted);
+    let echo = client.read_frame();
+    assert_eq!((echo.opcode, &echo.payload[..]), (TEXT, &b"said in time"[..]));
+    assert_eq!(client.read_close().0, 1000);
+    assert_eq!(client.read_to_end(), b"");
+    let closed = watched.records.next();
+    assert_closed(&closed, Side::Peer, Cause::PeerClosed, Phase::Closing, Some(1000));
+    assert!(closed.clean, "{closed}");
     watched.server.finish();
-}
-
-/// Lets through so many bytes at a time, always.
-struct AtMost(usize);
-
-impl RatePolicy for AtMost {
-    fn available(&mut self, _: Instant) -> Allowance {
-        NonZero::new(self.0).map(Allowance::Bytes).unwrap()
-    }
-
-    fn transferred(&mut self, _: usize, _: Instant) {}
 }
 
 #[test]
@@ -502,6 +469,49 @@ fn bytes_per_second_let_a_session_have_everything_in_order() {
     assert_eq!(session.traffic().messages_in, u64::from(COUNT));
     client.goodbye();
     assert!(watched.records.next().clean);
+    watched.server.finish();
+}
+
+/// A bucket of several sessions.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<BytesPerSecond>>);
+
+impl RatePolicy for Shared {
+    fn available(&mut self, now: Instant) -> Allowance {
+        self.0.lock().unwrap().available(now)
+    }
+
+    fn transferred(&mut self, bytes: usize, now: Instant) {
+        self.0.lock().unwrap().transferred(bytes, now);
+    }
+}
+
+#[test]
+fn of_sessions_that_share_a_bucket_each_gets_something() {
+    // Once, sessions that waited for the same moment were woken in one order and then in the reverse one:
+    // only the first and the last ever found something in the bucket.
+    let bucket = Shared(Arc::new(Mutex::new(BytesPerSecond::new(20_000).with_burst(4_000))));
+    // Nobody begins before the others are there.
+    bucket.clone().transferred(20_000, Instant::now());
+    let watched = with_rates(
+        move |_| Rates::new(Unlimited, bucket.clone()),
+        |config| {
+            config.workers = Some(1);
+            config.limits.outbox_messages = 1000;
+            config.limits.outbox_bytes = 1_000_000;
+        },
+    );
+    let mut clients: Vec<_> = (0..6).map(|_| watched.client()).collect();
+    for (_, session) in &clients {
+        // More than all of them get while this test waits.
+        while session.try_send(vec![7; 1000]).is_ok() {}
+    }
+    for (client, _) in &mut clients {
+        assert_eq!(client.read_frame().payload, [7; 1000]);
+    }
+    for (_, session) in &clients {
+        session.abort();
+    }
     watched.server.finish();
 }
 
@@ -544,6 +554,23 @@ impl RatePolicy for Panics {
     }
 }
 
+/// Sends something, and answers the goodbye that says that the server has failed.
+#[track_caller]
+fn expect_failure(mut client: Raw) {
+    // It may be closed before it reads this.
+    let _ = io::Write::write_all(&mut client.stream, &frame(true, TEXT, b"hello"));
+    let close = loop {
+        let frame = client.read_frame();
+        if frame.opcode == CLOSE {
+            break frame;
+        }
+        assert_eq!(frame.payload, b"hello");
+    };
+    assert_eq!(close.close().0, 1011);
+    let _ = io::Write::write_all(&mut client.stream, &frame(true, CLOSE, &[3, 243]));
+    client.read_to_end();
+}
+
 #[test]
 fn a_policy_that_panics_ends_its_session_and_no_other() {
     let count = AtomicUsize::new(0);
@@ -559,23 +586,107 @@ fn a_policy_that_panics_ends_its_session_and_no_other() {
         |config| config.workers = Some(1),
     );
     for case in 0..5 {
-        let mut client = watched.server.client();
-        // It may be closed before it reads this.
-        let _ = io::Write::write_all(&mut client.stream, &frame(true, TEXT, b"hello"));
-        let close = loop {
-            let frame = client.read_frame();
-            if frame.opcode == CLOSE {
-                break frame;
-            }
-            assert_eq!(frame.payload, b"hello", "{case}");
-        };
-        assert_eq!(close.close().0, 1011, "{case}");
-        let _ = io::Write::write_all(&mut client.stream, &frame(true, CLOSE, &[3, 243]));
-        client.read_to_end();
-        assert_eq!(watched.records.next().cause, Cause::HandlerPanicked, "{case}");
+        expect_failure(watched.server.client());
+        let closed = watched.records.next();
+        assert_eq!(closed.cause, Cause::HandlerPanicked, "{case}");
+        assert!(closed.clean, "{case}: {closed}");
     }
     let mut client = watched.server.client();
     client.echo("the others go on");
     client.goodbye();
-    watched.server.finish();
+    assert_eq!(watched.server.finish().panics, 5);
+}
+
+/// Panics when somebody wants to know whether it is there at all.
+struct Unknown;
+
+impl RatePolicy for Unknown {
+    fn available(&mut self, _: Instant) -> Allowance {
+        Allowance::Bytes(NonZero::<usize>::MAX)
+    }
+
+    fn transferred(&mut self, _: usize, _: Instant) {}
+
+    fn is_unlimited(&self) -> bool {
+        panic!("a policy's own bug");
+    }
+}
+
+#[test]
+fn where_rates_panic_every_callback_is_called_once_and_in_order() {
+    let rates: [fn(&Session) -> Rates; 6] = [
+        |_| panic!("a policy's own bug"),
+        |_| Rates::new(Unknown, Unlimited),
+        |_| Rates::new(Unlimited, Unknown),
+        |_| Rates::new(Panics { asked: true }, Unlimited),
+        |_| Rates::new(Unlimited, Panics { asked: true }),
+        |_| Rates::new(Panics { asked: false }, Panics { asked: false }),
+    ];
+    for (case, rates) in rates.into_iter().enumerate() {
+        let (sender, told) = heard();
+        let [opened, failed, closed] = [0; 3].map(|_| sender.clone());
+        let server = start(
+            Server::builder()
+                .rates(rates)
+                .on_open(async move |_| opened.send("open".to_owned()).unwrap())
+                .on_message(async |session, message| session.send(message).await)
+                .on_error(async move |_, error| failed.send(error.to_string()).unwrap())
+                .on_close(async move |_, it| closed.send(format!("{:?}", it.cause)).unwrap()),
+        );
+        expect_failure(server.client());
+        for expected in ["open", "handler panicked: a policy's own bug", "HandlerPanicked"] {
+            assert_eq!(told.next(), expected, "{case}");
+        }
+        assert_eq!(server.finish().panics, 1, "{case}");
+        assert_eq!(told.try_next(), None, "{case}");
+    }
+}
+
+/// Panics when it is dropped, and before that perhaps when it is asked.
+struct PanicsAgain {
+    asked: bool,
+}
+
+impl RatePolicy for PanicsAgain {
+    fn available(&mut self, _: Instant) -> Allowance {
+        assert!(!self.asked, "a policy's own bug");
+        Allowance::Bytes(NonZero::<usize>::MAX)
+    }
+
+    fn transferred(&mut self, _: usize, _: Instant) {}
+}
+
+impl Drop for PanicsAgain {
+    fn drop(&mut self) {
+        panic!("a policy's other bug");
+    }
+}
+
+#[test]
+fn a_policy_that_panics_when_it_is_asked_and_when_it_is_dropped_ends_its_session_and_no_other() {
+    let count = AtomicUsize::new(0);
+    let watched = with_rates(
+        move |_| match count.fetch_add(1, Ordering::SeqCst) {
+            0 => Rates::new(PanicsAgain { asked: true }, Unlimited),
+            1 => Rates::new(Unlimited, PanicsAgain { asked: true }),
+            2 => Rates::new(PanicsAgain { asked: true }, PanicsAgain { asked: true }),
+            3 => Rates::new(PanicsAgain { asked: false }, PanicsAgain { asked: false }),
+            _ => Rates::new(Unlimited, Unlimited),
+        },
+        |config| config.workers = Some(1),
+    );
+    for case in 0..3 {
+        expect_failure(watched.server.client());
+        let closed = watched.records.next();
+        assert_eq!(closed.cause, Cause::HandlerPanicked, "{case}");
+        assert!(closed.clean, "{case}: {closed}");
+    }
+    let mut client = watched.server.client();
+    client.echo("good until its end");
+    client.goodbye();
+    assert!(watched.records.next().clean);
+    let mut client = watched.server.client();
+    client.echo("the others go on");
+    client.goodbye();
+    assert_eq!(watched.server.finish().panics, 3);
 }

@@ -129,6 +129,12 @@ impl Batch {
             || self.raw_bytes >= RAW_BATCH
     }
 
+    /// Bytes of memory that it keeps for what it has encoded.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// The same for a session with a rate.
     pub(crate) fn is_full_for_a_rate(&self) -> bool {
         self.bytes.len() + self.large_bytes >= PACED

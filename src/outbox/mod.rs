@@ -696,6 +696,32 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_for_a_rate_takes_no_more_memory_than_its_bytes() {
+        // The memory of full batches that this thread has sent before.
+        let mut sent: Vec<_> = (0..3).map(|_| Batch::take()).collect();
+        for batch in &mut sent {
+            batch.push_frames(&vec![7; 300 * 1024]);
+        }
+        sent.into_iter().for_each(Batch::give);
+        let outbox = Outbox::new();
+        outbox.pace();
+        let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+        for _ in 0..5 {
+            outbox.try_push(vec![7; 4095].into(), bounds).unwrap();
+        }
+        outbox.try_push("the last one".into(), bounds).unwrap();
+        let parked = outbox.park(Buffered::default(), Waker::noop(), Sendable::Control);
+        assert_eq!(parked, Parked::Yes);
+        let (mut batches, mut capacity) = (0, 0);
+        while let Some(batch) = outbox.take(Buffered::default()).batch {
+            batches += 1;
+            capacity += batch.capacity();
+        }
+        assert_eq!(batches, 6);
+        assert!(capacity < 2 * outbox.buffered().bytes, "{capacity} bytes");
+    }
+
+    #[test]
     fn what_is_taken_and_parked_is_off_the_books_and_comes_back_if_it_could_not_be_sent() {
         let outbox = Outbox::new();
         let wakes = Arc::new(Wakes::default());

@@ -77,6 +77,9 @@ async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
 /// The end: out of every list, then the last callback.
 async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H) {
     let session = link.session().clone();
+    if let Some(panic) = link.take_rate_panic() {
+        tell(link, handler, &HandlerError::Panicked(panic)).await;
+    }
     let closed = link.closed();
     drop(membership);
     session.member().hub.ended(link.was_cut());
@@ -117,8 +120,12 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
         log::warn!("session {id}: handler failed: {error}");
     }
     link.handler_failed(cause);
+    tell(link, handler, &error).await;
+}
+
+async fn tell<H: Handler>(link: &mut Link, handler: &H, error: &HandlerError) {
     let session = link.session().clone();
-    let reported = pin!(call(|| handler.error(&session, &error)));
+    let reported = pin!(call(|| handler.error(&session, error)));
     if let Some(Err(panic)) = Alongside::new(link, reported).await {
         count_panic(link, "on_error", &panic);
     }

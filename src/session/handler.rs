@@ -127,7 +127,8 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (session, closed);
     }
 
-    /// One of the other callbacks failed; the session will be closed with 1011.
+    /// One of the other callbacks failed; the session will be closed with 1011. If one of its
+    /// [rates](crate::config::Config::rates) did, this is called when it has been, before `close`.
     async fn error(&self, session: &Session, error: &HandlerError) {
         let _ = (session, error);
     }

@@ -353,8 +353,13 @@ impl<P> Direction<P> {
     fn forget(&mut self) {
         self.operation = None;
         if self.armed.take().is_some() {
-            self.timer.clear();
+            self.disarm();
         }
+    }
+
+    /// One that is only cleared would keep its waker.
+    fn disarm(&mut self) {
+        self.timer = smol::Timer::never();
     }
 }
 
@@ -444,7 +449,7 @@ impl<P: RatePolicy> Direction<P> {
         if self.armed != next {
             match next {
                 Some(at) => self.timer.set_at(at),
-                None => self.timer.clear(),
+                None => self.disarm(),
             }
             self.armed = next;
         }

@@ -35,6 +35,8 @@ pub(super) struct Ending {
     phase: Option<Phase>,
     at: Time,
     undelivered: Buffered,
+    /// A rate policy's, that the handler has not been told of.
+    pub(super) panic: Option<String>,
 }
 
 /// What follows when our close frame has been sent.
@@ -232,6 +234,7 @@ impl Link {
             phase: None,
             at: Time::NEVER,
             undelivered: Buffered::default(),
+            panic: None,
         }));
         self.stage = Stage::Closing;
         if let Some(inlet) = self.streaming.as_mut().and_then(|streaming| streaming.inlet.take()) {

@@ -42,6 +42,8 @@ impl Link {
                 counters.touch(self.worker.now());
                 if self.pace.is_some() {
                     self.has_written(written);
+                    // If its policy has panicked, there is a close frame to be sent.
+                    last &= self.stage != Stage::Closing;
                 }
             }
             match polled {

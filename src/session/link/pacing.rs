@@ -18,7 +18,8 @@ use std::time::Instant;
 use super::{Link, Stage};
 use crate::executor::{Time, panic_text};
 use crate::session::Cause;
-use crate::transport::{Allowance, RatePolicy};
+use crate::session::rates::Rates;
+use crate::transport::{Allowance, RatePolicy, Unlimited};
 
 /// The latest time to wait for that is not "never".
 const FAR: Time = Time::from_micros(u64::MAX - 1);
@@ -38,6 +39,17 @@ struct Half {
 impl Half {
     fn new(policy: Box<dyn RatePolicy>) -> Self {
         Self { policy, resumes: Time::NEVER }
+    }
+}
+
+/// Who panics when he is asked may do it when he is dropped, too. Two that are dropped together and both
+/// panic would end the process.
+impl Drop for Half {
+    fn drop(&mut self) {
+        let policy = std::mem::replace(&mut self.policy, Box::new(Unlimited));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(policy))) {
+            log::error!("a rate policy panicked when it was dropped: {}", panic_text(&*panic));
+        }
     }
 }
 
@@ -70,18 +82,22 @@ impl Link {
         let Some(rates) = &self.config().rates else {
             return;
         };
-        let rates = match catch_unwind(AssertUnwindSafe(|| rates.of(&self.session))) {
-            Ok(rates) => rates,
+        let found = catch_unwind(AssertUnwindSafe(|| {
+            let Rates { reading, writing } = rates.of(&self.session);
+            let (reading, writing) = (Half::new(reading), Half::new(writing));
+            let writes_paced = !writing.policy.is_unlimited();
+            let paced = writes_paced || !reading.policy.is_unlimited();
+            paced.then(|| (Box::new(Pace { reading, writing }), writes_paced))
+        }));
+        let (pace, writes_paced) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
             Err(panic) => return self.rate_panicked(&*panic),
         };
-        if rates.reading.is_unlimited() && rates.writing.is_unlimited() {
-            return;
-        }
-        if !rates.writing.is_unlimited() {
+        if writes_paced {
             self.session.member().outbox.pace();
         }
-        let (reading, writing) = (Half::new(rates.reading), Half::new(rates.writing));
-        self.pace = Some(Box::new(Pace { reading, writing }));
+        self.pace = Some(pace);
         // It came with the request.
         if !self.input.is_empty() {
             self.has_read(self.input.len());
@@ -174,11 +190,18 @@ impl Link {
 
     /// A policy has panicked: it is not asked again, and the session ends as after a handler's panic.
     fn rate_panicked(&mut self, panic: &(dyn Any + Send)) {
-        let pace = self.pace.take();
-        // Who panics when he is asked may do it when he is dropped, too; that has been said already.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(pace)));
+        self.pace = None;
+        let text = panic_text(panic);
         self.session.member().hub.endings.panicked();
-        log::error!("session {}: a rate policy panicked: {}", self.session.id(), panic_text(panic));
+        log::error!("session {}: a rate policy panicked: {text}", self.session.id());
         self.handler_failed(Cause::HandlerPanicked);
+        if let Some(ending) = &mut self.ending {
+            ending.panic = Some(text);
+        }
+    }
+
+    /// What a policy has panicked with, for the handler to be told. Only once.
+    pub(in crate::session) fn take_rate_panic(&mut self) -> Option<String> {
+        self.ending.as_mut()?.panic.take()
     }
 }
