@@ -162,6 +162,10 @@ impl Request {
     }
 
     /// Whether it was this server with whom the client spoke TLS.
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unused_self, reason = "without TLS the answer is no")
+    )]
     pub(super) fn came_over_tls(&self) -> bool {
         #[cfg(feature = "tls")]
         return self.tls.is_some();
