@@ -5,6 +5,7 @@ mod secure;
 mod support;
 
 use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream as Socket;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,8 @@ use std::task::{Context, Poll};
 use coracle::config::{ClientCertificates, Tls};
 use coracle::{Builder, Cause, Handler, Server};
 use futures_lite::{AsyncRead, AsyncWrite};
-use rustls::HandshakeKind;
+use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
+use rustls::{ConnectionTrafficSecrets, ContentType, HandshakeKind, ProtocolVersion};
 use secure::*;
 use smol::net::unix::UnixStream;
 use support::*;
@@ -203,6 +205,106 @@ fn what_comes_behind_our_close_notify_is_thrown_away() {
     client.tls.sock.write_all(&garbage).unwrap();
     drop(client);
     assert_eq!(records.next().cause, Cause::Violation);
+    server.finish();
+}
+
+/// A client that writes its records itself, on an upgraded connection.
+struct Crafter {
+    socket: TcpStream,
+    encrypter: Box<dyn MessageEncrypter>,
+    number: u64,
+}
+
+impl Crafter {
+    fn open(addr: SocketAddr) -> Self {
+        let mut config = client_config();
+        config.enable_secret_extraction = true;
+        let mut client = Secure::connect(addr, config, "localhost").unwrap();
+        client.upgrade();
+        let (connection, socket) = client.tls.into_parts();
+        let suite = connection.negotiated_cipher_suite().unwrap();
+        let suite = suite.tls13().expect("TLS 1.3");
+        let (number, secrets) = connection.dangerous_extract_secrets().unwrap().tx;
+        let encrypter = match secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+                suite.aead_alg.encrypter(key, iv)
+            }
+            _ => panic!("another cipher"),
+        };
+        Self { socket, encrypter, number }
+    }
+
+    /// Adds a part of a handshake's message.
+    fn piece(&mut self, payload: &[u8], wire: &mut Vec<u8>) {
+        let message = OutboundPlainMessage {
+            typ: ContentType::Handshake,
+            version: ProtocolVersion::TLSv1_2,
+            payload: OutboundChunks::Single(payload),
+        };
+        wire.extend(self.encrypter.encrypt(message, self.number).unwrap().encode());
+        self.number += 1;
+    }
+}
+
+/// rustls remembers how far it has come in what it could not use yet, and panicked when it was given less
+/// the next time: the task of the session was gone, and nobody was told of its end.
+#[test]
+fn a_message_of_the_handshake_in_many_pieces_ends_its_session_with_a_record() {
+    for (size, count) in [(60, 200), (1, 200), (1, 600), (16_000, 1), (7, 100)] {
+        let (closed, records) = heard();
+        let server = serve(
+            Server::builder()
+                .on_message(async |session, message| session.send(message).await)
+                .on_close(record(&closed))
+                .tls(tls())
+                .bind_tls("127.0.0.1:0"),
+        );
+        let mut client = Crafter::open(server.addr());
+        // A NewSessionTicket of 60 000 bytes, which no client has to send.
+        let mut message = vec![0; size * count];
+        message[..4].copy_from_slice(&[4, 0, 0xea, 0x60]);
+        let mut wire = Vec::new();
+        for piece in message.chunks(size) {
+            client.piece(piece, &mut wire);
+        }
+        client.socket.write_all(&wire).unwrap();
+        // Some more, in a segment of its own; then it is gone.
+        wire.clear();
+        client.piece(&[0], &mut wire);
+        let _ = client.socket.write_all(&wire);
+        drop(client);
+        let record = records.next();
+        assert!(
+            matches!(record.cause, Cause::PeerVanished | Cause::Io(io::ErrorKind::InvalidData)),
+            "{size} x {count}: {record:?}"
+        );
+        server.finish();
+    }
+}
+
+/// What was left unread kept rustls from saying goodbye.
+#[test]
+fn the_end_is_said_also_if_there_is_more_to_be_read() {
+    let server = serve(echo());
+    for (opcode, payload) in [(CLOSE, &[3, 232][..]), (3, b"x")] {
+        for behind in [0, 100, 400] {
+            let mut client = Secure::open(server.addr());
+            client.tls.conn.set_buffer_limit(None);
+            client.tls.conn.writer().write_all(&frame(true, opcode, payload)).unwrap();
+            for _ in 0..behind {
+                // A record for each.
+                client.tls.conn.writer().write_all(&frame(true, TEXT, b"m")).unwrap();
+            }
+            let mut wire = Vec::new();
+            while client.tls.conn.wants_write() {
+                client.tls.conn.write_tls(&mut wire).unwrap();
+            }
+            client.tls.sock.write_all(&wire).unwrap();
+            client.tls.read_to_end(&mut Vec::new()).expect("a close_notify");
+        }
+    }
     server.finish();
 }
 

@@ -150,6 +150,16 @@ impl Tasks {
         }
     }
 
+    /// The same, before those that are to run already.
+    #[cfg(feature = "tls")]
+    pub(crate) fn wake_next(&self, id: TaskId) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(id.0 as usize) {
+            if !std::mem::replace(&mut slot.queued, true) {
+                self.ready.borrow_mut().push_front(id);
+            }
+        }
+    }
+
     /// Has every task run.
     pub(crate) fn wake_all(&self) {
         let mut ready = self.ready.borrow_mut();

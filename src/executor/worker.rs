@@ -170,7 +170,7 @@ impl Worker {
     #[cfg(feature = "tls")]
     fn call_next(&self) {
         if let Some((_, task)) = self.queue.borrow().first_key_value() {
-            self.tasks.wake(*task);
+            self.tasks.wake_next(*task);
         }
     }
 
@@ -247,7 +247,9 @@ impl Worker {
             // woken in the same order.
             self.turn.set(self.turn.get().wrapping_add(1));
             if fired.len() > 1 {
-                let first = self.turn.get() as usize % fired.len();
+                // Scattered: numbers that follow each other would keep step with those who wait.
+                let scattered = self.turn.get().wrapping_mul(0x9E37_79B1) >> 16;
+                let first = scattered as usize % fired.len();
                 fired.rotate_left(first);
             }
             fired.append(&mut self.yielded.borrow_mut());
@@ -409,6 +411,46 @@ mod tests {
         }));
         worker.run_to_the_end();
         assert_eq!(*order.borrow(), (0..STORM).collect::<Vec<_>>());
+    }
+
+    /// Those who wait to compute stood behind all that were ready, once for each computation.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn computations_get_their_budget_also_where_many_sessions_are_busy() {
+        const BUSY: usize = 4096;
+        const WAITING: usize = 100;
+        let worker = Worker::new(0, Clock::kernel()).unwrap();
+        let left = Rc::new(Cell::new(WAITING));
+        let began = worker.turn();
+        for _ in 0..BUSY {
+            let (home, left) = (Rc::clone(&worker), Rc::clone(&left));
+            worker.spawn(poll_fn(move |_| {
+                if left.get() == 0 {
+                    return Poll::Ready(());
+                }
+                home.yield_turn();
+                Poll::Pending
+            }));
+        }
+        for _ in 0..WAITING {
+            let (home, left) = (Rc::clone(&worker), Rc::clone(&left));
+            let mut place = None;
+            worker.spawn(poll_fn(move |_| {
+                if !home.may_compute(&mut place) {
+                    return Poll::Pending;
+                }
+                home.compute(|| {
+                    let began = home.clock().precise();
+                    while home.clock().precise().since(began) < COMPUTATION_PER_TURN / 4 {}
+                });
+                left.set(left.get() - 1);
+                Poll::Ready(())
+            }));
+        }
+        worker.run_to_the_end();
+        let turns = worker.turn() - began;
+        // 25 budgets, and two passes of the line of those that are busy.
+        assert!(turns <= 25 + 2 * 17, "{turns} turns");
     }
 
     /// Whoever waits no longer, because its deadline has come for example, is in nobody's way.

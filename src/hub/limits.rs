@@ -53,6 +53,18 @@ impl Address {
 struct Taken {
     sessions: usize,
     handshakes: usize,
+    #[cfg(feature = "tls")]
+    tls_handshakes: usize,
+}
+
+impl Taken {
+    fn is_nothing(&self) -> bool {
+        #[cfg(feature = "tls")]
+        if self.tls_handshakes > 0 {
+            return false;
+        }
+        self.sessions == 0 && self.handshakes == 0
+    }
 }
 
 /// A number with an upper bound.
@@ -156,7 +168,7 @@ impl Limits {
         let mut addresses = self.addresses();
         if let Some(taken) = addresses.get_mut(&address) {
             subtract(taken);
-            if taken.sessions == 0 && taken.handshakes == 0 {
+            if taken.is_nothing() {
                 addresses.remove(&address);
             }
         }
@@ -203,24 +215,34 @@ impl Handshake {
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<TlsHandshake> {
         let limits = &self.limits;
+        if !limits.tls_handshakes.take() {
+            return None;
+        }
         if let Some(address) = self.address {
-            let under_way = limits.addresses().get(&address).map_or(0, |taken| taken.handshakes);
-            if under_way > most_of(limits.tls_handshakes.max) {
+            let mut addresses = limits.addresses();
+            let taken = addresses.entry(address).or_default();
+            if taken.tls_handshakes >= most_of(limits.tls_handshakes.max) {
+                limits.tls_handshakes.give();
                 return None;
             }
+            taken.tls_handshakes += 1;
         }
-        limits.tls_handshakes.take().then(|| TlsHandshake(Arc::clone(limits)))
+        Some(TlsHandshake { limits: Arc::clone(limits), address: self.address })
     }
 }
 
 /// A TLS handshake under way.
 #[cfg(feature = "tls")]
-pub(crate) struct TlsHandshake(Arc<Limits>);
+pub(crate) struct TlsHandshake {
+    limits: Arc<Limits>,
+    address: Option<Address>,
+}
 
 #[cfg(feature = "tls")]
 impl Drop for TlsHandshake {
     fn drop(&mut self) {
-        self.0.tls_handshakes.give();
+        self.limits.tls_handshakes.give();
+        self.limits.leave(self.address, |taken| taken.tls_handshakes -= 1);
     }
 }
 

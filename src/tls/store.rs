@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -21,6 +21,29 @@ pub(crate) struct Store {
     /// The files as they were when they were last read, with success or without. Locked while they are
     /// read, so that who comes later also has read later.
     stamps: Mutex<Vec<Option<Stamp>>>,
+    /// When what has failed is tried again.
+    retry: Mutex<Retry>,
+}
+
+/// First soon, then less and less often: a wrong file stays wrong, and a password costs work.
+#[derive(Default)]
+struct Retry {
+    at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Retry {
+    const FIRST: Duration = Duration::from_secs(10);
+    const LONGEST: Duration = Duration::from_secs(10 * 60);
+
+    fn is_due(&self) -> bool {
+        self.at.is_none_or(|at| Instant::now() >= at)
+    }
+
+    fn failed(&mut self) {
+        self.wait = (2 * self.wait).clamp(Self::FIRST, Self::LONGEST);
+        self.at = Instant::now().checked_add(self.wait);
+    }
 }
 
 struct Current {
@@ -47,7 +70,7 @@ impl Store {
     pub(crate) fn new(settings: Tls) -> Result<Arc<Self>> {
         let stamps = Mutex::new(stamps(&settings));
         let current = Mutex::new(load(&settings)?);
-        Ok(Arc::new(Self { settings, current, stamps }))
+        Ok(Arc::new(Self { settings, current, stamps, retry: Mutex::default() }))
     }
 
     pub(crate) fn settings(&self) -> &Tls {
@@ -76,16 +99,24 @@ impl Store {
         self.current().status.clone()
     }
 
-    /// Reads everything again if a file is another than the one that was last read, or if that has
-    /// failed: not all that can be wrong is in the files (the clock, the number of open files). Blocks.
+    /// Reads everything again if a file is another than the one that was last read, and now and then if
+    /// that has failed: not all that can be wrong is in the files (the clock, the number of open files).
+    /// Blocks.
     pub(crate) fn follow(&self) {
         // While somebody else reads them there is nothing to do.
         let changed =
             self.stamps.try_lock().is_ok_and(|stamped| *stamped != stamps(&self.settings));
         let failed = self.current().status.last_error.is_some();
-        if changed || failed {
-            // An error is logged and remembered.
-            let _ = self.reload();
+        let mut retry = self.retry.lock().unwrap_or_else(PoisonError::into_inner);
+        if changed {
+            *retry = Retry::default();
+        }
+        if changed || (failed && retry.is_due()) {
+            match self.reload() {
+                Ok(()) => *retry = Retry::default(),
+                // It is logged and remembered.
+                Err(_) => retry.failed(),
+            }
         }
     }
 
@@ -219,5 +250,18 @@ mod tests {
         store.follow();
         assert_ne!(store.status().loaded_at, loaded_at);
         assert_eq!(store.status().last_error, None);
+    }
+
+    #[test]
+    fn what_stays_wrong_is_tried_less_and_less_often() {
+        let mut retry = Retry::default();
+        assert!(retry.is_due());
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            retry.failed();
+            assert!(!retry.is_due());
+            waits.push(retry.wait.as_secs());
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
     }
 }

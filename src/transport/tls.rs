@@ -66,9 +66,7 @@ pub(crate) struct Tls {
     inner: Transport,
     worker: Rc<Worker>,
     machine: UnbufferedServerConnection,
-    /// Ciphertext from the peer; from `start` on it has not been used, and is less than one record.
-    incoming: Vec<u8>,
-    start: usize,
+    incoming: Incoming,
     /// What has been decrypted and not been read, from `plain_start` on. There is some only if the
     /// reader had less room than a record has bytes.
     plain: Vec<u8>,
@@ -85,13 +83,82 @@ pub(crate) struct Tls {
     closing: Closing,
     /// Records that rustls is given at once.
     window: usize,
-    /// There are more in `incoming`.
-    unfed: bool,
     /// Something has come since somebody asked.
     heard: bool,
     /// Records that it has been given in this turn.
     turn: u32,
     records: usize,
+}
+
+/// Ciphertext from the peer.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+    /// From here on it has not been used up.
+    start: usize,
+    /// Up to here rustls has been given it. It remembers how far it has come in what it has not used up (a
+    /// message of a handshake in many records), so it must never be given less.
+    fed: usize,
+    /// Where the next record begins; that may still have to come. rustls decrypts in place, so no header is
+    /// looked at that it has been given.
+    next: usize,
+}
+
+impl Incoming {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, ..Self::default() }
+    }
+
+    /// Bytes that have not been used up.
+    fn held(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Whether there is anything that rustls has not been given.
+    fn is_unfed(&self) -> bool {
+        self.fed < self.bytes.len()
+    }
+
+    /// What rustls has been given and has not used up.
+    fn given(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.fed]
+    }
+
+    /// Gives it more, at most so many records (RFC 8446 section 5.1); the last may not be whole. Returns how
+    /// many it is.
+    fn feed(&mut self, most: usize) -> usize {
+        let mut records = 0;
+        while let Some(&[_, _, _, high, low, ..]) = self.bytes.get(self.next..) {
+            if records == most {
+                self.fed = self.next;
+                return records;
+            }
+            self.next += 5 + usize::from(u16::from_be_bytes([high, low]));
+            records += 1;
+        }
+        // The rest of a record, or of a header.
+        self.fed = self.bytes.len();
+        records
+    }
+
+    /// Forgets what has been used up.
+    fn compact(&mut self) {
+        self.bytes.drain(..self.start);
+        self.shift();
+    }
+
+    /// Moves what has not been used up into another buffer, and gives the old one away.
+    fn move_into(&mut self, mut other: Vec<u8>) -> Vec<u8> {
+        other.extend_from_slice(&self.bytes[self.start..]);
+        self.shift();
+        std::mem::replace(&mut self.bytes, other)
+    }
+
+    fn shift(&mut self) {
+        self.fed -= self.start;
+        self.next -= self.start;
+        self.start = 0;
+    }
 }
 
 /// How far our own end of the stream is.
@@ -115,8 +182,7 @@ impl Tls {
             inner,
             worker: Rc::clone(worker),
             machine: UnbufferedServerConnection::new(config)?,
-            incoming: received,
-            start: 0,
+            incoming: Incoming::new(received),
             plain: Vec::new(),
             plain_start: 0,
             outgoing: Vec::new(),
@@ -128,7 +194,6 @@ impl Tls {
             closing: Closing::No,
             // A handshake has a budget of another kind, and is not whole before its last record.
             window: usize::MAX,
-            unfed: false,
             heard: false,
             turn: 0,
             records: 0,
@@ -150,12 +215,12 @@ impl Tls {
         place: &mut Option<Place>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if self.start < self.incoming.len() {
+            if self.incoming.is_unfed() {
                 if !self.worker.may_compute(place) {
                     return Poll::Pending;
                 }
                 let worker = Rc::clone(&self.worker);
-                worker.compute(|| self.digest(None, None));
+                worker.compute(|| self.digest(None));
             }
             let flushed = self.flush(cx);
             match &mut self.end {
@@ -195,7 +260,8 @@ impl Tls {
             // It fails when the peer is gone, which the next read tells.
             let _ = self.flush(cx);
         }
-        if self.plain_start < self.plain.len() || self.unfed || !matches!(self.end, End::Not) {
+        let decrypted = self.plain_start < self.plain.len();
+        if decrypted || self.incoming.is_unfed() || !matches!(self.end, End::Not) {
             return Poll::Ready(());
         }
         ready!(self.poll_inner_readable(cx));
@@ -249,14 +315,12 @@ impl Tls {
             if self.has_had_its_turn() {
                 return Poll::Pending;
             }
-            if !self.unfed {
+            if !self.incoming.is_unfed() {
                 ready!(self.fill(cx, buffer.capacity() - before, INCOMPLETE_BYTES))?;
             }
-            self.digest(Some(buffer), None);
+            self.digest(Some(buffer));
             // The reader may come back late.
-            if self.start == self.incoming.len() || !self.plain.is_empty() {
-                self.give_buffers_back();
-            }
+            self.give_buffers_back();
             if self.unsent < self.outgoing.len() {
                 let _ = self.flush(cx);
             }
@@ -294,21 +358,20 @@ impl Tls {
     /// Reads ciphertext once: about as much as makes `room` bytes of plaintext, so that little is left
     /// over. No more than `most` is kept of what is not whole.
     fn fill(&mut self, cx: &mut Context<'_>, room: usize, most: usize) -> Poll<io::Result<()>> {
-        let held = self.incoming.len() - self.start;
+        let held = self.incoming.held();
         if held > most {
             self.fail(rustls::Error::General("a message of the handshake is too long".into()));
             return Poll::Ready(Ok(()));
         }
         ready!(self.poll_inner_readable(cx));
-        self.incoming.drain(..self.start);
-        self.start = 0;
         let size = Size::holding(room.max(held + 1));
-        if self.incoming.capacity() < size.bytes() {
-            let mut larger = self.worker.pool().take(size);
-            larger.extend_from_slice(&self.incoming);
-            self.worker.pool().give(std::mem::replace(&mut self.incoming, larger));
+        if self.incoming.bytes.capacity() < size.bytes() {
+            let larger = self.worker.pool().take(size);
+            self.worker.pool().give(self.incoming.move_into(larger));
+        } else {
+            self.incoming.compact();
         }
-        match self.inner.poll_read(cx, &mut self.incoming) {
+        match self.inner.poll_read(cx, &mut self.incoming.bytes) {
             Poll::Pending => {
                 self.give_buffers_back();
                 Poll::Pending
@@ -325,34 +388,21 @@ impl Tls {
         }
     }
 
-    /// Lets rustls handle what has come in, as many records as it is given at once, and then encrypts
-    /// `plaintext`. What is decrypted goes to `reader`, as far as it has room.
-    fn digest(&mut self, reader: Option<&mut Vec<u8>>, plaintext: Option<&[u8]>) {
+    /// Lets rustls handle what has come in, as many records as it is given at once. What is decrypted goes
+    /// to `reader`, as far as it has room.
+    fn digest(&mut self, reader: Option<&mut Vec<u8>>) {
         if matches!(self.end, End::Failed(_)) {
             return;
         }
-        let before = self.start;
-        let (length, records) = first_records(&self.incoming[before..], self.window);
-        self.records += records;
-        self.unfed = before + length < self.incoming.len();
-        self.process(before + length, reader, plaintext);
-        if self.window != usize::MAX {
-            // What is cut in pieces is kept until it is whole, and the pieces have to be given together.
-            let stuck = self.unfed && self.start == before;
-            self.window = if stuck { 2 * self.window } else { RECORDS_PER_TURN };
-        }
+        self.records += self.incoming.feed(self.window);
+        self.process(reader, None);
     }
 
-    /// The same for what there is up to `end`.
-    fn process(
-        &mut self,
-        end: usize,
-        mut reader: Option<&mut Vec<u8>>,
-        mut plaintext: Option<&[u8]>,
-    ) {
+    /// Lets rustls handle what it has been given, and then encrypts `plaintext`.
+    fn process(&mut self, mut reader: Option<&mut Vec<u8>>, mut plaintext: Option<&[u8]>) {
         loop {
             let UnbufferedStatus { mut discard, state, .. } =
-                self.machine.process_tls_records(&mut self.incoming[self.start..end]);
+                self.machine.process_tls_records(self.incoming.given());
             let mut done = false;
             let mut failed = None;
             match state {
@@ -417,7 +467,7 @@ impl Tls {
                 Ok(_) => done = true,
                 Err(error) => failed = Some(error),
             }
-            self.start += discard;
+            self.incoming.start += discard;
             if let Some(error) = failed {
                 return self.fail(error);
             }
@@ -435,7 +485,7 @@ impl Tls {
         // Only what rustls wants to say: if it came to look at the same record again, it would find the
         // second reason for an alert, and it takes two to be a bug of its own.
         while self.machine.wants_write() {
-            let status = self.machine.process_tls_records(&mut self.incoming[self.start..]);
+            let status = self.machine.process_tls_records(self.incoming.given());
             let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
                 break;
             };
@@ -466,7 +516,7 @@ impl Tls {
             // looks at the version: "MUST", RFC 5246 appendix E.1 and RFC 8996 section 5.
             rustls::Error::PeerIncompatible(
                 PeerIncompatible::SignatureAlgorithmsExtensionRequired,
-            ) if matches!(*self.incoming, [_, _, _, _, _, _, _, _, _, 3, 0..=2, ..]) => {
+            ) if matches!(*self.incoming.bytes, [_, _, _, _, _, _, _, _, _, 3, 0..=2, ..]) => {
                 Some(AlertDescription::ProtocolVersion)
             }
             // TLS 1.2 has no certificate_required (RFC 5246 section 7.4.6).
@@ -517,7 +567,7 @@ impl Tls {
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let most = all.min(WRITE_BYTES);
         match slices {
-            [one] => self.digest(None, Some(&one[..most])),
+            [one] => self.process(None, Some(&one[..most])),
             many => {
                 // A header and its payload are worth one record, not two.
                 let mut gathered = self.worker.pool().take(Size::holding(most));
@@ -525,7 +575,7 @@ impl Tls {
                     let room = most - gathered.len();
                     gathered.extend_from_slice(&slice[..slice.len().min(room)]);
                 }
-                self.digest(None, Some(&gathered));
+                self.process(None, Some(&gathered));
                 self.worker.pool().give(gathered);
             }
         }
@@ -569,8 +619,7 @@ impl Tls {
         if matches!(self.end, End::Failed(_)) || self.machine.is_handshaking() {
             return;
         }
-        self.digest(None, None);
-        let status = self.machine.process_tls_records(&mut self.incoming[self.start..]);
+        let status = self.machine.process_tls_records(self.incoming.given());
         if let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state {
             append(&mut self.outgoing, 64, |room| match traffic.queue_close_notify(room) {
                 Ok(count) => Ok(count),
@@ -589,13 +638,11 @@ impl Tls {
     /// Before waiting: what is left of the buffers is worth little.
     fn give_buffers_back(&mut self) {
         let pool = self.worker.pool();
-        if self.start == self.incoming.len() {
-            pool.give(std::mem::take(&mut self.incoming));
-            self.start = 0;
-        } else if self.incoming.len() - self.start < self.incoming.capacity() / 2 {
-            let rest = self.incoming[self.start..].to_vec();
-            pool.give(std::mem::replace(&mut self.incoming, rest));
-            self.start = 0;
+        let held = self.incoming.held();
+        if held == 0 {
+            pool.give(std::mem::take(&mut self.incoming).bytes);
+        } else if held < self.incoming.bytes.capacity() / 2 {
+            pool.give(self.incoming.move_into(Vec::with_capacity(held)));
         }
         if self.outgoing.len() - self.unsent < self.outgoing.capacity() / 2 {
             let rest = self.outgoing[self.unsent..].to_vec();
@@ -616,7 +663,7 @@ impl Drop for Tls {
             let _ = self.flush(&mut Context::from_waker(Waker::noop()));
         }
         let pool = self.worker.pool();
-        pool.give(std::mem::take(&mut self.incoming));
+        pool.give(std::mem::take(&mut self.incoming).bytes);
         pool.give(std::mem::take(&mut self.outgoing));
     }
 }
@@ -624,21 +671,6 @@ impl Drop for Tls {
 /// The error, the first time; afterwards what is left of it.
 fn taken(error: &mut Option<io::Error>) -> io::Error {
     error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
-}
-
-/// How long the first records in these bytes are, at most so many, and how many they are, by their headers
-/// (RFC 8446 section 5.1). If there are fewer, that is all of the bytes.
-fn first_records(bytes: &[u8], most: usize) -> (usize, usize) {
-    let mut length = 0;
-    let mut count = 0;
-    while let Some(&[_, _, _, high, low, ..]) = bytes.get(length..) {
-        if count == most {
-            return (length, count);
-        }
-        length += 5 + usize::from(u16::from_be_bytes([high, low]));
-        count += 1;
-    }
-    (bytes.len(), count)
 }
 
 /// Appends what `encode` writes, which needs `guess` bytes or says how many. False if it cannot be.
@@ -767,7 +799,7 @@ mod tests {
                     }
                 }
                 assert!(received == bytes(COUNT));
-                assert!(tls.plain.capacity() == 0 && tls.incoming.len() == tls.start);
+                assert!(tls.plain.capacity() == 0 && tls.incoming.held() == 0);
             },
         );
     }
@@ -846,14 +878,32 @@ mod tests {
 
     #[test]
     fn records_are_counted_by_their_headers() {
-        assert_eq!(first_records(&[], 9), (0, 0));
-        assert_eq!(first_records(&[23, 3, 3, 0], 9), (4, 0));
-        assert_eq!(first_records(&[23, 3, 3, 0, 0], 9), (5, 1));
-        assert_eq!(first_records(&[23, 3, 3, 255, 255, 7, 7], 9), (7, 1));
+        let fed = |bytes: &[u8], most| {
+            let mut incoming = Incoming::new(bytes.to_vec());
+            (incoming.feed(most), incoming.fed)
+        };
+        assert_eq!(fed(&[], 9), (0, 0));
+        assert_eq!(fed(&[23, 3, 3, 0], 9), (0, 4));
+        assert_eq!(fed(&[23, 3, 3, 0, 0], 9), (1, 5));
+        assert_eq!(fed(&[23, 3, 3, 255, 255, 7, 7], 9), (1, 7));
         let three = [23, 3, 3, 0, 2, 7, 7, 23, 3, 3, 0, 1, 7, 23, 3];
-        assert_eq!(first_records(&three, 9), (15, 2));
-        assert_eq!(first_records(&three, 2), (15, 2));
-        assert_eq!(first_records(&three, 1), (7, 1));
+        assert_eq!(fed(&three, 9), (2, 15));
+        assert_eq!(fed(&three, 2), (2, 15));
+        assert_eq!(fed(&three, 1), (1, 7));
+        // However they come, and whatever becomes of those that have been given.
+        let mut incoming = Incoming::default();
+        let mut records = 0;
+        for byte in three {
+            incoming.bytes.push(byte);
+            records += incoming.feed(1);
+            assert!(!incoming.is_unfed());
+            incoming.given().fill(0);
+        }
+        assert_eq!(records, 2);
+        incoming.start = 13;
+        incoming.compact();
+        incoming.bytes.extend([3, 0, 1, 7]);
+        assert_eq!((incoming.feed(1), incoming.held()), (1, 6));
     }
 
     #[test]
