@@ -4,6 +4,7 @@
 //! cargo run --release --example echo                  # listens on 127.0.0.1:9001
 //! cargo run --release --example echo -- 127.0.0.1:0 --workers 1 --max-message 16777216
 //! cargo run --release --example echo -- --deflate     # compresses for clients that can read it
+//! cargo run --release --example echo -- --tls         # with the development certificates of certs/
 //! RUST_LOG=coracle=debug cargo run --release --example echo -- --log-file echo.log
 //! ```
 //!
@@ -14,12 +15,12 @@
 use std::process::ExitCode;
 
 use coracle::config::Deflate;
-use coracle::{BoxError, OriginPolicy, Server};
+use coracle::{BoxError, Builder, OriginPolicy, Server};
 
 mod common;
 
 const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--max-fragments N] [--workers N] \
-                     [--log-file PATH] [--deflate | --deflate-dedicated]";
+                     [--log-file PATH] [--deflate | --deflate-dedicated] [--tls]";
 
 fn main() -> ExitCode {
     common::exit(serve())
@@ -29,15 +30,19 @@ fn serve() -> Result<(), BoxError> {
     let mut args = common::Args::parse_with_flags(
         USAGE,
         &["--max-message", "--max-fragments", "--workers", "--log-file"],
-        &["--deflate", "--deflate-dedicated"],
+        &["--deflate", "--deflate-dedicated", "--tls"],
     )?;
     common::log_to(args.value("--log-file"))?;
     let max_message = args.number("--max-message")?;
     let max_fragments = args.number("--max-fragments")?;
     let workers = args.number("--workers")?;
 
-    let mut builder = Server::builder()
-        .bind(args.address())
+    let tls = args.flag("--tls");
+    let builder = match tls {
+        true => bind_tls(args.address())?,
+        false => Server::builder().bind(args.address()),
+    };
+    let mut builder = builder
         // An echo gives away nothing, so any page may talk to it.
         .origins(OriginPolicy::Any)
         .on_message(async |session, message| session.send(message).await);
@@ -59,8 +64,21 @@ fn serve() -> Result<(), BoxError> {
     } else if args.flag("--deflate") {
         builder = builder.deflate(Deflate::shared());
     }
-    builder.run_with(common::ready)?;
+    builder.run_with(|server| common::ready_for(if tls { "wss" } else { "ws" }, server))?;
     Ok(())
+}
+
+#[cfg(feature = "tls")]
+fn bind_tls(address: &str) -> Result<Builder, BoxError> {
+    const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+    let path = |name| format!("{CERTS}/{name}");
+    let tls = coracle::config::Tls::new(path("server.pem"), path("server.key"));
+    Ok(Server::builder().tls(tls).bind_tls(address))
+}
+
+#[cfg(not(feature = "tls"))]
+fn bind_tls(_: &str) -> Result<Builder, BoxError> {
+    Err("--tls needs the feature `tls`".into())
 }
 
 fn in_u32(number: usize) -> u32 {

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Result;
-use crate::load::accept::AcceptLoad;
+use crate::load::accept::{AcceptLoad, Handshake};
 use crate::load::echo::{EchoLoad, Timing};
 use crate::load::idle::IdleLoad;
-use crate::plan::{Kinds, Plan};
+use crate::plan::{Kinds, Plan, Scope};
 use crate::servers::{self, TARGETS, Target};
 
 /// What `--help` prints.
@@ -19,14 +19,17 @@ Measures coracle against a bare epoll loop and against its peers, over loopback,
 usage: cargo run --release --manifest-path benches/Cargo.toml -- [OPTIONS]
 
 what is measured:
-  --quick            the rows with 50 connections, and accepting; under a minute
+  --quick            the rows with 50 connections, and accepting, without TLS; under a minute
+  --tls              only the rows with TLS (with --quick those of them that are not idle)
+  --plain            only the rows without TLS
   --only LIST        only these targets, e.g. bare,coracle,fastwebsockets+cork
                      (`peers` stands for all of them; --list names them)
   --rows LIST        only these kinds of rows: echo,accept,idle
-  --size LIST        payloads of the echo rows in bytes         [16,1024,16384]
+  --size LIST        payloads of the echo rows in bytes         [16,1024,16384; TLS: 16,1024]
   --inflight LIST    messages in flight on each connection      [1,16]
-  --conns LIST       connections of the echo rows               [1,50,500; quick: 50]
-  --count N          connections of the accept row              [10000; quick: 3000]
+  --conns LIST       connections of the echo rows               [1,50,500; quick, TLS: 50]
+  --count N          connections of the accept row              [10000; quick: 3000;
+                                                                 TLS: 2000; quick: 500]
   --idle-conns N     connections of the idle row                [5000]
   --text             text messages instead of binary ones
 
@@ -46,8 +49,9 @@ what comes out:
 
 against a server that runs already, with one figure each (pinned only with --core):
   --load ADDR --pid PID [--conns C] [--size S] [--inflight P] [--seconds S] [--warm-up S] [--text]
-  --idle ADDR --pid PID [--conns N] [--hold S] [--deflate]
-  --cycles ADDR --pid PID [--count N]
+         [--tls]
+  --idle ADDR --pid PID [--conns N] [--hold S] [--deflate] [--tls]
+  --cycles ADDR --pid PID [--count N] [--tls [--resume]]
 ";
 
 /// What we are asked to do.
@@ -108,6 +112,9 @@ struct Given {
     text: bool,
     deflate: bool,
     no_pin: bool,
+    tls: bool,
+    plain: bool,
+    resume: bool,
     only: Option<String>,
     kinds: Option<Kinds>,
     sizes: Option<Vec<usize>>,
@@ -140,6 +147,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Long("text") => given.text = true,
             Long("deflate") => given.deflate = true,
             Long("no-pin") => given.no_pin = true,
+            Long("tls") => given.tls = true,
+            Long("plain") => given.plain = true,
+            Long("resume") => given.resume = true,
             Long("only") => given.only = Some(parser.value()?.string()?),
             Long("rows") => given.kinds = Some(parser.value()?.parse_with(kinds)?),
             Long("size") => given.sizes = Some(parser.value()?.parse_with(counts)?),
@@ -175,11 +185,19 @@ impl Given {
     fn compare(self) -> Result<Compare> {
         let mut plan = if self.quick { Plan::quick() } else { Plan::full() };
         plan.text = self.text;
+        match (self.tls, self.plain) {
+            (false, false) => {}
+            (true, false) => plan.scope = Scope::Tls,
+            (false, true) => plan.scope = Scope::Plain,
+            (true, true) => return Err("--tls and --plain exclude each other".into()),
+        }
         replace(&mut plan.kinds, self.kinds);
-        replace(&mut plan.sizes, self.sizes);
-        replace(&mut plan.in_flight, self.in_flight);
-        replace(&mut plan.connections, self.connections);
-        replace(&mut plan.cycles, self.count);
+        for loads in [&mut plan.plain, &mut plan.tls] {
+            replace(&mut loads.sizes, self.sizes.clone());
+            replace(&mut loads.in_flight, self.in_flight.clone());
+            replace(&mut loads.connections, self.connections.clone());
+            replace(&mut loads.cycles, self.count);
+        }
         replace(&mut plan.idle_connections, self.idle_connections);
         replace(&mut plan.rounds, self.rounds);
         replace(&mut plan.timing.window, self.window);
@@ -215,6 +233,7 @@ impl Given {
                     size: one("--size", self.sizes, 16)?,
                     in_flight: one("--inflight", self.in_flight, 1)?,
                     text: self.text,
+                    tls: self.tls,
                 };
                 let timing = Timing {
                     warm_up: self.warm_up.unwrap_or(plan.timing.warm_up),
@@ -227,11 +246,18 @@ impl Given {
                 let load = IdleLoad {
                     connections: one("--conns", self.connections, plan.idle_connections)?,
                     deflate: self.deflate,
+                    tls: self.tls,
                 };
                 (address, AttachLoad::Idle(load, self.hold.unwrap_or(plan.hold)))
             }
             Mode::Cycles(address) => {
-                let load = AcceptLoad { cycles: self.count.unwrap_or(plan.cycles) };
+                let (tls, usual) = match (self.tls, self.resume) {
+                    (false, false) => (None, plan.plain.cycles),
+                    (true, false) => (Some(Handshake::Full), plan.tls.cycles),
+                    (true, true) => (Some(Handshake::Resumed), plan.tls.cycles),
+                    (false, true) => return Err("--resume is for --tls".into()),
+                };
+                let load = AcceptLoad { cycles: self.count.unwrap_or(usual), tls };
                 (address, AttachLoad::Cycles(load))
             }
         };
@@ -308,6 +334,24 @@ mod tests {
         let names: Vec<_> = compare.targets.iter().map(|it| it.name).collect();
         assert_eq!(names, ["bare", "coracle"]);
         assert_eq!(compare.plan.rows().len(), 7);
+    }
+
+    #[test]
+    fn tls_is_measured_in_full_or_when_it_is_asked_for() {
+        let rows = |line| match parsed(line) {
+            Ok(Command::Compare(compare)) => {
+                let rows = compare.plan.rows();
+                let tls = rows.iter().filter(|it| it.is_tls()).count();
+                (rows.len() - tls, tls)
+            }
+            _ => panic!("not a comparison"),
+        };
+        assert_eq!(rows(""), (20, 7));
+        assert_eq!(rows("--plain"), (20, 0));
+        assert_eq!(rows("--tls"), (0, 7));
+        assert_eq!(rows("--quick --tls"), (0, 6));
+        assert_eq!(rows("--tls --size 64 --inflight 1 --rows echo"), (0, 1));
+        assert!(parsed("--tls --plain").is_err());
     }
 
     #[test]

@@ -43,7 +43,8 @@ fn name<S: serde::Serializer>(
 pub(crate) fn run(plan: &Plan, targets: &[Target], programs: &Programs) -> Vec<RowResult> {
     let begun = Instant::now();
     let rows = plan.rows().into_iter();
-    let mut results: Vec<RowResult> = rows.map(|row| RowResult::new(row, targets)).collect();
+    let mut results: Vec<RowResult> =
+        rows.map(|row| RowResult::new(row, &Target::of_row(&row, targets))).collect();
     let mut skipped = 0;
     for round in 0..plan.rounds {
         for result in results.iter_mut().filter(|it| round < plan.rounds_of(&it.row)) {
@@ -68,13 +69,11 @@ pub(crate) fn run(plan: &Plan, targets: &[Target], programs: &Programs) -> Vec<R
 }
 /// Measures every target once, in that order.
 fn measure(plan: &Plan, row: &Row, order: &mut [&mut TargetResult], programs: &Programs) {
-    if let Row::Idle(load) = row {
+    if let Row::Idle(_) = row {
         // One after another: so many connections are enough for one machine.
         for target in order {
-            let sample = programs
-                .start(&target.target)
-                .and_then(|server| idle::run(server.address, server.pid(), load, plan.hold));
-            target.record(row, sample.map(Sample::Idle));
+            let sample = idle(plan, &target.target.load_of(row), &target.target, programs);
+            target.record(row, sample);
         }
         return;
     }
@@ -94,6 +93,15 @@ fn measure(plan: &Plan, row: &Row, order: &mut [&mut TargetResult], programs: &P
     }
 }
 
+fn idle(plan: &Plan, row: &Row, target: &Target, programs: &Programs) -> Result<Sample> {
+    let Row::Idle(load) = row else {
+        return Err("not a row with idle connections".into());
+    };
+    let server = programs.start(target, load.tls)?;
+    let sample = idle::run(server.address, server.pid(), load, plan.hold)?;
+    Ok(Sample::Idle(sample))
+}
+
 /// A server and what is loaded on it.
 struct Run {
     load: Box<dyn Sliced>,
@@ -103,10 +111,11 @@ struct Run {
 
 impl Run {
     fn begin(plan: &Plan, row: &Row, target: &Target, programs: &Programs) -> Result<Self> {
-        let server = programs.start(target)?;
+        let row = target.load_of(row);
+        let server = programs.start(target, row.is_tls())?;
         let (address, pid) = (server.address, server.pid());
         let timing = &plan.timing;
-        let load: Box<dyn Sliced> = match row {
+        let load: Box<dyn Sliced> = match &row {
             Row::Echo(load) => Box::new(EchoRun::begin(address, pid, load, timing)?),
             Row::Accept(load) => Box::new(AcceptRun::begin(address, pid, load, timing.slices)?),
             Row::Idle(_) => return Err("idle connections take no slices".into()),

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 
-/// What a ready server prints, up to its address.
-pub const READY: &str = "listening on ws://";
+/// What a ready server prints, up to the scheme of its address.
+pub const READY: &str = "listening on ";
 
 /// What a server of this package is told on its command line.
 #[derive(Debug, Clone, Copy)]
@@ -14,10 +14,12 @@ pub struct Args {
     pub listen: SocketAddr,
     /// Whether to answer everything that is ready with one write.
     pub cork: bool,
+    /// Whether to speak TLS, with the certificate and the key of `certs/`.
+    pub tls: bool,
 }
 
 impl Args {
-    /// Reads `ADDR [--cork]`.
+    /// Reads `ADDR [--cork] [--tls]`.
     ///
     /// # Errors
     ///
@@ -27,15 +29,17 @@ impl Args {
         let mut parser = lexopt::Parser::from_args(args);
         let mut listen = None;
         let mut cork = false;
+        let mut tls = false;
         while let Some(arg) = parser.next()? {
             match arg {
                 Long("cork") => cork = true,
+                Long("tls") => tls = true,
                 Value(value) if listen.is_none() => listen = Some(value.parse()?),
                 _ => return Err(arg.unexpected()),
             }
         }
-        let listen = listen.ok_or("usage: ADDR [--cork]")?;
-        Ok(Self { listen, cork })
+        let listen = listen.ok_or("usage: ADDR [--cork] [--tls]")?;
+        Ok(Self { listen, cork, tls })
     }
 
     /// Reads the command line of this process, and exits if it is not understood.
@@ -54,12 +58,13 @@ impl Args {
 /// If nobody listens on standard output.
 pub fn announce(address: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{READY}{address}/")?;
+    writeln!(out, "{READY}ws://{address}/")?;
     out.flush()
 }
 
 /// Reads the line that [`announce`] prints.
 pub fn announced(line: &str) -> Option<SocketAddr> {
-    let rest = line.trim_end().strip_prefix(READY)?;
+    let url = line.trim_end().strip_prefix(READY)?;
+    let rest = url.strip_prefix("ws://").or_else(|| url.strip_prefix("wss://"))?;
     rest.strip_suffix('/').unwrap_or(rest).parse().ok()
 }

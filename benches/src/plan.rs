@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::load::accept::{AcceptLoad, AcceptSample};
+use crate::load::accept::{AcceptLoad, AcceptSample, Handshake};
 use crate::load::echo::{EchoLoad, EchoSample, Timing};
 use crate::load::idle::{IdleLoad, IdleSample};
 
@@ -38,6 +38,26 @@ impl Sample {
     }
 }
 
+impl Row {
+    /// Whether its connections speak TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        match self {
+            Self::Echo(load) => load.tls,
+            Self::Accept(load) => load.tls.is_some(),
+            Self::Idle(load) => load.tls,
+        }
+    }
+
+    /// The same load without TLS.
+    pub(crate) fn without_tls(self) -> Self {
+        match self {
+            Self::Echo(load) => Self::Echo(EchoLoad { tls: false, ..load }),
+            Self::Accept(load) => Self::Accept(AcceptLoad { tls: None, ..load }),
+            Self::Idle(load) => Self::Idle(IdleLoad { tls: false, ..load }),
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -48,10 +68,21 @@ impl fmt::Display for Row {
                 }
                 write!(f, ", {} in flight", load.in_flight)?;
                 write!(f, ", {} connections", load.connections)?;
-                f.write_str(if load.text { ", text" } else { "" })
+                f.write_str(if load.text { ", text" } else { "" })?;
+                f.write_str(if load.tls { ", TLS" } else { "" })
             }
-            Self::Accept(load) => write!(f, "{} × connect, upgrade, close", load.cycles),
-            Self::Idle(load) => write!(f, "{} idle connections", load.connections),
+            Self::Accept(load) => {
+                let handshake = match load.tls {
+                    None => "",
+                    Some(Handshake::Full) => "TLS handshake, ",
+                    Some(Handshake::Resumed) => "resumed TLS handshake, ",
+                };
+                write!(f, "{} × connect, {handshake}upgrade, close", load.cycles)
+            }
+            Self::Idle(load) => {
+                write!(f, "{} idle connections", load.connections)?;
+                f.write_str(if load.tls { ", TLS" } else { "" })
+            }
         }
     }
 }
@@ -62,6 +93,23 @@ pub(crate) struct Kinds {
     pub(crate) echo: bool,
     pub(crate) accept: bool,
     pub(crate) idle: bool,
+}
+
+/// Which rows there are: without TLS, with it, or both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Plain,
+    Tls,
+    Both,
+}
+
+/// How large the loads are, of the rows with TLS or of those without.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Loads {
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) in_flight: Vec<usize>,
+    pub(crate) connections: Vec<usize>,
+    pub(crate) cycles: usize,
 }
 
 /// What is measured, and how thoroughly.
@@ -77,16 +125,16 @@ pub(crate) struct Plan {
     pub(crate) time_limit: Duration,
     #[serde(skip)]
     pub(crate) kinds: Kinds,
-    pub(crate) sizes: Vec<usize>,
-    pub(crate) in_flight: Vec<usize>,
-    pub(crate) connections: Vec<usize>,
+    #[serde(skip)]
+    pub(crate) scope: Scope,
+    pub(crate) plain: Loads,
+    pub(crate) tls: Loads,
     pub(crate) text: bool,
-    pub(crate) cycles: usize,
     pub(crate) idle_connections: usize,
 }
 
 impl Plan {
-    /// Every row, with windows long enough for `/proc/PID/stat`: about a quarter of an hour.
+    /// Every row, with windows long enough for `/proc/PID/stat`: about twenty minutes.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 3,
@@ -98,16 +146,27 @@ impl Plan {
             hold: Duration::from_secs(1),
             time_limit: Duration::from_secs(30 * 60),
             kinds: Kinds { echo: true, accept: true, idle: true },
-            sizes: vec![16, 1024, 16 * 1024],
-            in_flight: vec![1, 16],
-            connections: vec![1, 50, 500],
+            scope: Scope::Both,
+            plain: Loads {
+                sizes: vec![16, 1024, 16 * 1024],
+                in_flight: vec![1, 16],
+                connections: vec![1, 50, 500],
+                cycles: 10_000,
+            },
+            tls: Loads {
+                sizes: vec![16, 1024],
+                in_flight: vec![1, 16],
+                connections: vec![50],
+                // A handshake costs both sides more than twenty times as much as the rest.
+                cycles: 2_000,
+            },
             text: false,
-            cycles: 10_000,
             idle_connections: 5_000,
         }
     }
 
-    /// The rows with 50 connections and the accepting, in less than a minute with all targets.
+    /// The rows with 50 connections and the accepting, in less than a minute with all targets; TLS only
+    /// if it is asked for.
     pub(crate) fn quick() -> Self {
         let mut plan = Self::full();
         plan.timing.warm_up = Duration::from_millis(50);
@@ -115,35 +174,49 @@ impl Plan {
         plan.timing.slices = 3;
         plan.time_limit = Duration::from_secs(60);
         plan.kinds.idle = false;
-        plan.connections = vec![50];
-        plan.cycles = 3_000;
+        plan.scope = Scope::Plain;
+        plan.plain.connections = vec![50];
+        plan.plain.cycles = 3_000;
+        plan.tls.cycles = 500;
         plan
     }
 
     /// The rows, in the order of the report.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
+        if self.scope != Scope::Tls {
+            self.push_rows(&self.plain, false, &mut rows);
+        }
+        if self.scope != Scope::Plain {
+            self.push_rows(&self.tls, true, &mut rows);
+        }
+        rows
+    }
+
+    fn push_rows(&self, loads: &Loads, tls: bool, rows: &mut Vec<Row>) {
         if self.kinds.echo {
-            for &connections in &self.connections {
-                for &in_flight in &self.in_flight {
-                    for &size in &self.sizes {
-                        rows.push(Row::Echo(EchoLoad {
-                            connections,
-                            size,
-                            in_flight,
-                            text: self.text,
-                        }));
+            for &connections in &loads.connections {
+                for &in_flight in &loads.in_flight {
+                    for &size in &loads.sizes {
+                        let text = self.text;
+                        rows.push(Row::Echo(EchoLoad { connections, size, in_flight, text, tls }));
                     }
                 }
             }
         }
         if self.kinds.accept {
-            rows.push(Row::Accept(AcceptLoad { cycles: self.cycles }));
+            let handshakes = match tls {
+                false => &[None][..],
+                true => &[Some(Handshake::Full), Some(Handshake::Resumed)],
+            };
+            for &tls in handshakes {
+                rows.push(Row::Accept(AcceptLoad { cycles: loads.cycles, tls }));
+            }
         }
         if self.kinds.idle {
-            rows.push(Row::Idle(IdleLoad { connections: self.idle_connections, deflate: false }));
+            let connections = self.idle_connections;
+            rows.push(Row::Idle(IdleLoad { connections, deflate: false, tls }));
         }
-        rows
     }
 
     /// How often a row is measured.

@@ -13,6 +13,7 @@ use coracle_benches::peer;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
+use crate::plan::Row;
 use crate::{Error, Result};
 
 /// A server may take this long until it listens.
@@ -20,6 +21,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The hidden first argument with which this program becomes a server.
 pub(crate) const BECOME: &str = "--become";
+
+/// The variables that `cargo run` sets for the package it runs.
+const OF_CARGO: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
 
 /// One server in one configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,26 @@ pub(crate) struct Target {
     flags: &'static [&'static str],
 }
 
+impl Target {
+    /// What a row with TLS is measured against in place of the bare loop, which has none.
+    const WITHOUT_TLS: Self = Self { name: "coracle, no TLS", role: Role::WithoutTls, ..OURS };
+
+    /// Those of `targets` that a row is measured with, and what it is compared with.
+    pub(crate) fn of_row(row: &Row, targets: &[Self]) -> Vec<Self> {
+        if !row.is_tls() {
+            return targets.to_vec();
+        }
+        let reference = targets.contains(&OURS).then_some(Self::WITHOUT_TLS);
+        let able = targets.iter().filter(|it| it.role != Role::Bare).copied();
+        reference.into_iter().chain(able).collect()
+    }
+
+    /// What of a row this target gets.
+    pub(crate) fn load_of(&self, row: &Row) -> Row {
+        if self.role == Role::WithoutTls { row.without_tls() } else { *row }
+    }
+}
+
 /// What a target is measured for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -40,20 +64,24 @@ pub(crate) enum Role {
     Bare,
     /// The library that this package belongs to.
     Ours,
+    /// The same without TLS, in a row with TLS.
+    WithoutTls,
     /// Another library.
     Peer,
 }
 
+const OURS: Target = Target {
+    name: "coracle",
+    role: Role::Ours,
+    program: "echo",
+    // As many as the peers use: everything runs on one core.
+    flags: &["--workers", "1"],
+};
+
 /// Every target, in the order of the tables.
 pub(crate) const TARGETS: [Target; 10] = [
     Target { name: "bare", role: Role::Bare, program: "bare", flags: &[] },
-    Target {
-        name: "coracle",
-        role: Role::Ours,
-        program: "echo",
-        // As many as the peers use: everything runs on one core.
-        flags: &["--workers", "1"],
-    },
+    OURS,
     peer("tokio-tungstenite", "peer-tokio-tungstenite", &[]),
     peer("tokio-tungstenite+cork", "peer-tokio-tungstenite", &["--cork"]),
     peer("fastwebsockets", "peer-fastwebsockets", &[]),
@@ -110,7 +138,15 @@ impl Programs {
     fn cargo_build(&mut self, package: &Path, what: &[&str]) -> Result<()> {
         let manifest = package.join("Cargo.toml");
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
+        let mut command = Command::new(cargo);
+        // What `cargo run` says of this package is news to ring's build script: it would run again each
+        // time, and all that needs it would be built anew, this very program too.
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|it| OF_CARGO.iter().any(|of| it.starts_with(of))) {
+                command.env_remove(name);
+            }
+        }
+        let output = command
             .args(["build", "--release", "--message-format=json-render-diagnostics"])
             .arg("--manifest-path")
             .arg(&manifest)
@@ -136,8 +172,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Starts a target, and returns when it listens.
-    pub(crate) fn start(&self, target: &Target) -> Result<Server> {
+    /// Starts a target with or without TLS, and returns when it listens.
+    pub(crate) fn start(&self, target: &Target, tls: bool) -> Result<Server> {
         let program = self
             .0
             .get(target.program)
@@ -149,6 +185,7 @@ impl Programs {
             .arg(program)
             .arg("127.0.0.1:0")
             .args(target.flags)
+            .args(tls.then_some("--tls"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -188,7 +225,7 @@ impl Server {
         let mut line = String::new();
         stdout.read_line(&mut line)?;
         self.address = peer::announced(&line).ok_or_else(|| {
-            let expected = format!("{}ADDR:PORT/", peer::READY);
+            let expected = format!("{}ws://ADDR:PORT/", peer::READY);
             format!("printed {line:?} instead of `{expected}`")
         })?;
         if !self.address.ip().is_loopback() {

@@ -21,7 +21,11 @@ const LISTENER: u64 = u64::MAX;
 const READ_BYTES: usize = 512 * 1024;
 
 fn main() -> io::Result<()> {
-    Loop::listen(peer::Args::from_env().listen)?.run()
+    let args = peer::Args::from_env();
+    if args.tls {
+        return Err(io::Error::other("the bare loop speaks no TLS"));
+    }
+    Loop::listen(args.listen)?.run()
 }
 
 struct Loop {

@@ -4,9 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::Poll;
 
-use coracle_benches::peer;
+use coracle_benches::{peer, tls};
 use futures_util::{SinkExt, StreamExt, future};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::unconstrained;
+use tokio_rustls::TlsAcceptor;
 use tokio_websockets::{Config, Error, Limits, Message, ServerBuilder, WebSocketStream};
 
 /// As many as leave in one write: `poll_write_buf` of tokio-util hands 64 slices to the kernel, and
@@ -20,21 +23,34 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(args: peer::Args) -> io::Result<()> {
+    let acceptor = match args.tls {
+        true => Some(TlsAcceptor::from(tls::server_config()?)),
+        false => None,
+    };
     let listener = TcpListener::bind::<SocketAddr>(args.listen).await?;
     peer::announce(listener.local_addr()?)?;
     loop {
         let (stream, _) = listener.accept().await?;
         // Without it, Nagle's algorithm and delayed acknowledgements would be measured.
         stream.set_nodelay(true)?;
-        tokio::spawn(tokio::task::unconstrained(async move {
-            // The load generator ends connections by a reset; that is no news.
-            let _ = if args.cork { corked(stream).await } else { example(stream).await };
-        }));
+        match acceptor.clone() {
+            None => drop(tokio::spawn(unconstrained(echo(stream, args.cork)))),
+            Some(acceptor) => drop(tokio::spawn(unconstrained(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    echo(stream, args.cork).await;
+                }
+            }))),
+        }
     }
 }
 
+async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin, cork: bool) {
+    // The load generator ends connections by a reset; that is no news.
+    let _ = if cork { corked(stream).await } else { example(stream).await };
+}
+
 /// The library's `examples/echo_server.rs`.
-async fn example(stream: TcpStream) -> Result<(), Error> {
+async fn example(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Error> {
     let (_request, mut socket) = ServerBuilder::new()
         .config(Config::default().frame_size(usize::MAX))
         .limits(Limits::unlimited())
@@ -51,7 +67,7 @@ async fn example(stream: TcpStream) -> Result<(), Error> {
 /// Gathers what is ready, then feeds it all and flushes once.
 ///
 /// Feeding between two reads would cork nothing: this library flushes whenever it is read.
-async fn corked(stream: TcpStream) -> Result<(), Error> {
+async fn corked(stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), Error> {
     let config = Config::default().frame_size(usize::MAX).flush_threshold(usize::MAX);
     let (_request, mut socket) =
         ServerBuilder::new().config(config).limits(Limits::unlimited()).accept(stream).await?;
@@ -68,7 +84,7 @@ async fn corked(stream: TcpStream) -> Result<(), Error> {
 
 /// Waits for one message and takes those behind it; `false` at the end.
 async fn gather(
-    socket: &mut WebSocketStream<TcpStream>,
+    socket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>,
     batch: &mut Vec<Message>,
 ) -> Result<bool, Error> {
     future::poll_fn(|context| {

@@ -1,16 +1,19 @@
-//! Connections that do nothing but begin and end: connect, upgrade, Close there and back.
+//! Connections that do nothing but begin and end: connect, upgrade, Close there and back; with or
+//! without a TLS handshake before.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use coracle_benches::tls::{self, Connector};
 use coracle_benches::{frame, upgrade};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustls::{ClientConnection, HandshakeKind};
 use serde::Serialize;
 
-use super::{Patience, Poller, Sliced, reset_on_close};
+use super::{Patience, Poller, Sliced, receive_tls, reset_on_close, send_tls};
 use crate::Result;
 use crate::plan::Sample;
 use crate::proc::{CpuReading, CpuSpent};
@@ -28,6 +31,17 @@ const SETTLE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct AcceptLoad {
     pub(crate) cycles: usize,
+    /// Without, there is no TLS.
+    pub(crate) tls: Option<Handshake>,
+}
+
+/// How TLS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Handshake {
+    Full,
+    /// By a ticket of an earlier connection.
+    Resumed,
 }
 
 /// What came of it.
@@ -60,9 +74,13 @@ impl AcceptRun {
         load: &AcceptLoad,
         slices: u32,
     ) -> Result<Self> {
-        let mut cycles = Cycles::new(address)?;
-        // A tenth, so that what is allocated once does not count.
-        cycles.run(load.cycles / 10)?;
+        let mut cycles = Cycles::new(address, load.tls)?;
+        // A tenth, so that what is allocated once does not count; and as many as bring enough tickets.
+        cycles.run((load.cycles / 10).max(2 * CONCURRENT))?;
+        cycles.kind = load.tls.map(|it| match it {
+            Handshake::Full => HandshakeKind::Full,
+            Handshake::Resumed => HandshakeKind::Resumed,
+        });
         thread::sleep(SETTLE);
         Ok(Self {
             pid,
@@ -101,14 +119,20 @@ struct Cycles {
     request: Vec<u8>,
     close: Vec<u8>,
     close_reply: Vec<u8>,
+    connector: Option<Connector>,
+    /// What every handshake has to be; as long as it is `None`, any will do.
+    kind: Option<HandshakeKind>,
 }
 
 /// One connection on its way.
 struct Cycle {
-    socket: OwnedFd,
+    socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     step: Step,
     /// What has come in this step.
     input: Vec<u8>,
+    /// Whether the server's end of the stream is behind that.
+    ended: bool,
 }
 
 enum Step {
@@ -119,7 +143,7 @@ enum Step {
 }
 
 impl Cycles {
-    fn new(address: SocketAddr) -> Result<Self> {
+    fn new(address: SocketAddr, tls: Option<Handshake>) -> Result<Self> {
         let mut close = Vec::new();
         frame::push_client_frame(&mut close, frame::CLOSE, &NORMAL);
         let mut close_reply = Vec::new();
@@ -130,6 +154,8 @@ impl Cycles {
             request: upgrade::request(&address.to_string()),
             close,
             close_reply,
+            connector: tls.map(|it| Connector::new(it == Handshake::Resumed)).transpose()?,
+            kind: None,
         })
     }
 
@@ -148,6 +174,10 @@ impl Cycles {
                 };
                 cycle.advance(ready.readable, &self.request, &self.close, &self.close_reply)?;
                 if matches!(cycle.step, Step::Done) {
+                    let tls = cycle.tls.as_ref();
+                    if let Some(difference) = tls.and_then(|it| tls::unexpected(it, self.kind)) {
+                        return Err(difference.into());
+                    }
                     reset_on_close(&cycle.socket);
                     cycles[ready.at] = None;
                     ended.push(ready.at);
@@ -175,7 +205,9 @@ impl Cycles {
             Err(error) => return Err(format!("connecting: {error}").into()),
         }
         self.poller.add(&socket, at)?;
-        Ok(Cycle { socket, step: Step::Connecting, input: Vec::new() })
+        let tls = self.connector.as_ref().map(Connector::connection).transpose()?.map(Box::new);
+        let socket = socket.into();
+        Ok(Cycle { socket, tls, step: Step::Connecting, input: Vec::new(), ended: false })
     }
 }
 
@@ -212,13 +244,19 @@ impl Cycle {
                 }
                 self.step = Step::Done;
             }
+            _ if self.ended => return Err("the server closed without a Close".into()),
             _ => {}
         }
         Ok(())
     }
 
-    /// Sends a few bytes, for which a new socket has room.
-    fn send(&self, bytes: &[u8]) -> Result<()> {
+    /// Sends a few bytes, for which a new socket has room. rustls keeps them until the handshake is
+    /// over, so that the request leaves together with its last message.
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.writer().write_all(bytes)?;
+            return send_tls(tls, &self.socket);
+        }
         match rustix::net::send(&self.socket, bytes, SendFlags::NOSIGNAL) {
             Ok(sent) if sent == bytes.len() => Ok(()),
             Ok(_) => Err("no room in a new socket".into()),
@@ -228,10 +266,16 @@ impl Cycle {
 
     /// Takes what is there. An end is fine only behind the server's Close.
     fn receive(&mut self) -> Result<()> {
+        if self.tls.is_some() {
+            return self.receive_tls();
+        }
         let mut some = [0; 512];
         loop {
             match rustix::net::recv(&self.socket, &mut some, RecvFlags::empty()) {
-                Ok((_, 0)) => return Err("the server closed without a Close".into()),
+                Ok((_, 0)) => {
+                    self.ended = true;
+                    return Ok(());
+                }
                 Ok((_, received)) => {
                     self.input.extend_from_slice(&some[..received]);
                     // Any end behind this is of no interest, so a short read is the last one.
@@ -243,5 +287,34 @@ impl Cycle {
                 Err(error) => return Err(format!("receiving: {error}").into()),
             }
         }
+    }
+
+    fn receive_tls(&mut self) -> Result<()> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        loop {
+            match receive_tls(tls, &self.socket)? {
+                None => break,
+                Some(0) => {
+                    self.ended = true;
+                    break;
+                }
+                Some(_) => {}
+            }
+            // A handshake has something to say in between.
+            send_tls(tls, &self.socket)?;
+            let mut some = [0; 512];
+            loop {
+                match tls.reader().read(&mut some) {
+                    // Behind the close_notify; the socket says so, too.
+                    Ok(0) => break,
+                    Ok(received) => self.input.extend_from_slice(&some[..received]),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(format!("receiving: {error}").into()),
+                }
+            }
+        }
+        Ok(())
     }
 }

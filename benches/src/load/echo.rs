@@ -1,14 +1,16 @@
 //! Messages there and back, a fixed number in flight on each of a fixed number of connections.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use coracle_benches::frame;
+use coracle_benches::tls::Connector;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use serde::Serialize;
 
-use super::{Client, Patience, Poller, Sliced, payload};
+use super::{Client, Patience, Poller, Sliced, payload, receive_tls, send_tls};
 use crate::Result;
 use crate::plan::{Sample, seconds};
 use crate::proc::{CpuReading, CpuSpent};
@@ -25,6 +27,7 @@ pub(crate) struct EchoLoad {
     /// A connection sends this many in one write, and the next as many when all are back.
     pub(crate) in_flight: usize,
     pub(crate) text: bool,
+    pub(crate) tls: bool,
 }
 
 /// For how long in all.
@@ -57,7 +60,7 @@ pub(crate) struct EchoRun {
     poller: Poller,
     connections: Vec<Connection>,
     slice: Duration,
-    /// Room for what is thrown away: not written to, but the kernel wants it all the same.
+    /// Room for what is thrown away: without TLS not written to, but the kernel wants it all the same.
     discard: Vec<u8>,
     /// The server's CPU time before the first slice.
     from: CpuReading,
@@ -81,9 +84,10 @@ impl EchoRun {
         let poller = Poller::new()?;
         let mut connections = Vec::with_capacity(load.connections);
         let patience = Patience::new();
+        let tls = load.tls.then(|| Connector::new(false)).transpose()?;
         for at in 0..load.connections {
             patience.check()?;
-            let mut client = Client::open(address)?;
+            let mut client = Client::open(address, tls.as_ref())?;
             client.exchange(opcode, &payload)?;
             client.socket.set_nonblocking(true)?;
             poller.add(&client.socket, at)?;
@@ -91,7 +95,7 @@ impl EchoRun {
         }
         let mut run = Self {
             pid,
-            discard: vec![0; batch.echo_len],
+            discard: vec![0; batch.echoes.len()],
             batch,
             poller,
             connections,
@@ -119,13 +123,11 @@ impl EchoRun {
         while busy > 0 {
             for ready in self.poller.wait()? {
                 let connection = &mut self.connections[ready.at];
-                if connection.sent < self.batch.frames.len() {
-                    connection.send(&self.batch)?;
-                }
+                connection.send(&self.batch)?;
                 if !ready.readable || connection.awaited == 0 {
                     continue;
                 }
-                connection.receive(&mut self.discard)?;
+                connection.receive(&self.batch, &mut self.discard)?;
                 if connection.awaited > 0 {
                     continue;
                 }
@@ -179,8 +181,8 @@ struct Batch {
     frames: Vec<u8>,
     /// Messages in it.
     len: usize,
-    /// Bytes of their echoes.
-    echo_len: usize,
+    /// Their echoes.
+    echoes: Vec<u8>,
 }
 
 impl Batch {
@@ -191,13 +193,13 @@ impl Batch {
             frame::push_client_frame(&mut frames, opcode, payload);
             frame::push_server_frame(&mut echoes, opcode, payload);
         }
-        Self { frames, len, echo_len: echoes.len() }
+        Self { frames, len, echoes }
     }
 }
 
 struct Connection {
     client: Client,
-    /// Bytes of the batch that are sent.
+    /// Bytes of the batch that are sent, or handed to TLS.
     sent: usize,
     /// Bytes of its echoes that are still to come.
     awaited: usize,
@@ -208,13 +210,20 @@ struct Connection {
 impl Connection {
     fn start(&mut self, batch: &Batch) -> Result<()> {
         self.sent = 0;
-        self.awaited = batch.echo_len;
+        self.awaited = batch.echoes.len();
         self.started = Instant::now();
+        if let Some(tls) = &mut self.client.tls {
+            tls.writer().write_all(&batch.frames)?;
+            self.sent = batch.frames.len();
+        }
         self.send(batch)
     }
 
     /// Sends what the socket takes; its next edge brings us back for the rest.
     fn send(&mut self, batch: &Batch) -> Result<()> {
+        if let Some(tls) = &mut self.client.tls {
+            return send_tls(tls, &self.client.socket);
+        }
         while self.sent < batch.frames.len() {
             let rest = &batch.frames[self.sent..];
             match rustix::net::send(&self.client.socket, rest, SendFlags::NOSIGNAL) {
@@ -228,8 +237,12 @@ impl Connection {
 
     /// Throws away what has come of the echoes.
     ///
-    /// Their bytes were compared once; from then on the client's share of the work is kept small.
-    fn receive(&mut self, discard: &mut [u8]) -> Result<()> {
+    /// Their bytes were compared once; from then on the client's share of the work is kept small. Over
+    /// TLS they have to be read anyway, and are compared each time.
+    fn receive(&mut self, batch: &Batch, discard: &mut [u8]) -> Result<()> {
+        if self.client.tls.is_some() {
+            return self.receive_tls(batch, discard);
+        }
         while self.awaited > 0 {
             let room = &mut discard[..self.awaited];
             match rustix::net::recv(&self.client.socket, room, RecvFlags::TRUNC) {
@@ -237,6 +250,32 @@ impl Connection {
                 Ok((_, received)) => self.awaited -= received,
                 Err(Errno::AGAIN) => break,
                 Err(error) => return Err(format!("receiving: {error}").into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_tls(&mut self, batch: &Batch, decrypted: &mut [u8]) -> Result<()> {
+        let Client { socket, tls: Some(tls) } = &mut self.client else {
+            return Ok(());
+        };
+        while self.awaited > 0 {
+            match receive_tls(tls, socket)? {
+                None => break,
+                Some(0) => return Err("the server closed a connection".into()),
+                Some(_) => {}
+            }
+            while self.awaited > 0 {
+                let rest = &batch.echoes[batch.echoes.len() - self.awaited..];
+                match tls.reader().read(decrypted) {
+                    Ok(count) if count > 0 && rest.starts_with(&decrypted[..count]) => {
+                        self.awaited -= count;
+                    }
+                    Ok(0) => return Err("the server closed a connection".into()),
+                    Ok(_) => return Err("an echo is wrong".into()),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(format!("receiving: {error}").into()),
+                }
             }
         }
         Ok(())

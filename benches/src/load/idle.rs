@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use coracle_benches::tls::Connector;
 use coracle_benches::{frame, upgrade};
 use serde::Serialize;
 
@@ -26,6 +27,7 @@ pub(crate) struct IdleLoad {
     pub(crate) connections: usize,
     /// The connections agree on permessage-deflate, and their message is compressed, there and back.
     pub(crate) deflate: bool,
+    pub(crate) tls: bool,
 }
 
 /// What came of it.
@@ -68,16 +70,17 @@ pub(crate) fn run(
 fn open(address: SocketAddr, load: &IdleLoad) -> Result<Vec<Client>> {
     let payload = payload(MESSAGE_BYTES);
     let patience = Patience::new();
+    let tls = load.tls.then(|| Connector::new(false)).transpose()?;
     (0..load.connections)
         .map(|_| {
             patience.check()?;
             if load.deflate {
                 let request = upgrade::request_deflate(&address.to_string());
-                let mut client = Client::open_with(address, &request)?;
+                let mut client = Client::open_with(address, tls.as_ref(), &request)?;
                 client.exchange_compressed(&[b'a'; 1024])?;
                 return Ok(client);
             }
-            let mut client = Client::open(address)?;
+            let mut client = Client::open(address, tls.as_ref())?;
             client.exchange(frame::BINARY, &payload)?;
             Ok(client)
         })

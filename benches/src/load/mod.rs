@@ -4,17 +4,19 @@ pub(crate) mod accept;
 pub(crate) mod echo;
 pub(crate) mod idle;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use coracle_benches::tls::{self, Connector};
 use coracle_benches::{frame, upgrade};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
+use rustls::{ClientConnection, HandshakeKind};
 
 use crate::Result;
 use crate::plan::Sample;
@@ -111,24 +113,27 @@ impl Poller {
 /// Pings are not answered: every row is over before a server with sensible timeouts sends one.
 struct Client {
     socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
 }
 
 impl Client {
-    /// Connects and upgrades, blocking.
-    fn open(server: SocketAddr) -> Result<Self> {
-        Self::open_with(server, &upgrade::request(&server.to_string()))
+    /// Connects and upgrades, blocking; over TLS if there is a connector for it.
+    fn open(server: SocketAddr, tls: Option<&Connector>) -> Result<Self> {
+        Self::open_with(server, tls, &upgrade::request(&server.to_string()))
     }
 
-    fn open_with(server: SocketAddr, request: &[u8]) -> Result<Self> {
-        let mut socket = TcpStream::connect(server)?;
+    fn open_with(server: SocketAddr, tls: Option<&Connector>, request: &[u8]) -> Result<Self> {
+        let socket = TcpStream::connect(server)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(STALL))?;
         socket.set_write_timeout(Some(STALL))?;
-        socket.write_all(request)?;
+        let tls = tls.map(Connector::connection).transpose()?.map(Box::new);
+        let mut client = Self { socket, tls };
+        client.write_all(request)?;
         let mut head = Vec::with_capacity(256);
         while upgrade::head_len(&head).is_none() {
             let mut some = [0; 256];
-            match socket.read(&mut some)? {
+            match client.read(&mut some)? {
                 0 => return Err("the server closed before it had upgraded".into()),
                 read => head.extend_from_slice(&some[..read]),
             }
@@ -138,7 +143,10 @@ impl Client {
             let head = String::from_utf8_lossy(&head);
             return Err(format!("not the upgrade we asked for: {head:?}").into());
         }
-        Ok(Self { socket })
+        match client.tls.as_ref().and_then(|it| tls::unexpected(it, Some(HandshakeKind::Full))) {
+            Some(difference) => Err(difference.into()),
+            None => Ok(client),
+        }
     }
 
     /// One message there and back, blocking, compared byte by byte.
@@ -147,9 +155,9 @@ impl Client {
         frame::push_client_frame(&mut message, opcode, payload);
         let mut expected = Vec::new();
         frame::push_server_frame(&mut expected, opcode, payload);
-        self.socket.write_all(&message)?;
+        self.write_all(&message)?;
         let mut echo = vec![0; expected.len()];
-        self.socket.read_exact(&mut echo).map_err(|error| match error.kind() {
+        self.read_exact(&mut echo).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => "the server did not echo the first message".into(),
             _ => format!("reading the first echo: {error}"),
         })?;
@@ -164,14 +172,63 @@ impl Client {
     fn exchange_compressed(&mut self, payload: &[u8; 1024]) -> Result<()> {
         let mut message = Vec::new();
         frame::push_stored_frame(&mut message, frame::BINARY, payload);
-        self.socket.write_all(&message)?;
+        self.write_all(&message)?;
         let mut header = [0; 2];
-        self.socket.read_exact(&mut header)?;
+        self.read_exact(&mut header)?;
         if header[0] != 0x80 | frame::COMPRESSED | frame::BINARY || header[1] >= 126 {
             return Err(format!("not a small compressed message: {header:02x?}").into());
         }
         let mut echo = vec![0; header[1].into()];
-        Ok(self.socket.read_exact(&mut echo)?)
+        Ok(self.read_exact(&mut echo)?)
+    }
+}
+
+/// Blocking, until the socket is made non-blocking.
+impl Read for Client {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.read(buffer),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.socket).read(buffer),
+        }
+    }
+}
+
+/// Likewise.
+impl Write for Client {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => self.socket.write(bytes),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.socket).write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends what rustls has ready, as far as the socket takes it.
+fn send_tls(tls: &mut ClientConnection, mut socket: &TcpStream) -> Result<()> {
+    while tls.wants_write() {
+        match tls.write_tls(&mut socket) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(format!("sending: {error}").into()),
+        }
+    }
+    Ok(())
+}
+
+/// Reads once what the socket has, and decrypts it; the number of bytes read is 0 at the end of the
+/// stream, and there is none if nothing has come.
+fn receive_tls(tls: &mut ClientConnection, mut socket: &TcpStream) -> Result<Option<usize>> {
+    match tls.read_tls(&mut socket) {
+        Ok(received) => {
+            tls.process_new_packets()?;
+            Ok(Some(received))
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(format!("receiving: {error}").into()),
     }
 }
 

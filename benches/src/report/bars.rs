@@ -28,6 +28,9 @@ const TO_BARE_ACCEPT: f64 = 1.2;
 /// Resident memory of an idle connection, in bytes.
 const IDLE_BYTES: f64 = 1024.0;
 
+/// The same with TLS.
+const IDLE_TLS_BYTES: f64 = 6.0 * 1024.0;
+
 /// One promise, and what came of it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Bar {
@@ -79,19 +82,24 @@ pub(crate) fn bars(results: &[RowResult]) -> Vec<Bar> {
 fn bars_of(row: &Row, ours: &Compared, bars: &mut Vec<Bar>) {
     match row {
         Row::Echo(load) if load.connections == CONNECTIONS => {
-            let bound = if load.in_flight == 1 { TO_BARE_ALONE } else { TO_BARE_BATCHED };
-            bars.push(Bar::new(format!("{row}: × bare"), ours.to_bare, bound));
+            if !load.tls {
+                let bound = if load.in_flight == 1 { TO_BARE_ALONE } else { TO_BARE_BATCHED };
+                bars.push(Bar::new(format!("{row}: × bare"), ours.to_bare, bound));
+            }
             let what = format!("{row}: × best peer");
             bars.push(Bar::new(what, ours.to_best_peer, TO_BEST_PEER));
         }
         Row::Echo(_) => {}
+        // Most of it is the cryptography's, which is the same for all.
+        Row::Accept(load) if load.tls.is_some() => {}
         Row::Accept(_) => {
             let what = format!("{row}: × bare");
             bars.push(Bar::new(what, ours.to_bare, TO_BARE_ACCEPT));
         }
-        Row::Idle(_) => {
+        Row::Idle(load) => {
             let what = format!("{row}: bytes each");
-            bars.push(Bar::new(what, ours.median, IDLE_BYTES));
+            let bound = if load.tls { IDLE_TLS_BYTES } else { IDLE_BYTES };
+            bars.push(Bar::new(what, ours.median, bound));
         }
     }
 }
@@ -99,7 +107,7 @@ fn bars_of(row: &Row, ours: &Compared, bars: &mut Vec<Bar>) {
 /// Prints the summary.
 pub(super) fn print(out: &mut impl Write, bars: &[Bar]) -> io::Result<()> {
     if bars.is_empty() {
-        return writeln!(out, "\nNo acceptance bar: coracle was not measured.");
+        return writeln!(out, "\nNo acceptance bar is about what was measured.");
     }
     writeln!(out, "\nacceptance bars")?;
     let lines = bars.iter().map(|bar| {

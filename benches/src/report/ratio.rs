@@ -20,12 +20,15 @@ pub(crate) struct Compared {
     pub(crate) median: Option<f64>,
     pub(crate) min: Option<f64>,
     pub(crate) to_bare: Option<f64>,
+    /// In a row with TLS: to coracle without it.
+    pub(crate) to_no_tls: Option<f64>,
     pub(crate) to_best_peer: Option<f64>,
 }
 
 /// Compares the targets of one row.
 pub(crate) fn compare(result: &RowResult) -> Vec<Compared> {
-    let bare = result.targets.iter().find(|it| it.target.role == Role::Bare);
+    let the = |role| result.targets.iter().find(|it| it.target.role == role);
+    let (bare, no_tls) = (the(Role::Bare), the(Role::WithoutTls));
     let best_peer = result
         .targets
         .iter()
@@ -39,7 +42,11 @@ pub(crate) fn compare(result: &RowResult) -> Vec<Compared> {
         median: median(costs(it)),
         min: costs(it).min_by(f64::total_cmp),
         to_bare: bare.and_then(|to| ratio(it, to)),
-        to_best_peer: best_peer.and_then(|to| ratio(it, to)),
+        to_no_tls: no_tls.and_then(|to| ratio(it, to)),
+        // Peers with TLS are no match for coracle without.
+        to_best_peer: best_peer
+            .filter(|_| it.target.role != Role::WithoutTls)
+            .and_then(|to| ratio(it, to)),
     });
     compared.collect()
 }

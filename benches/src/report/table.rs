@@ -49,14 +49,24 @@ const ECHO: [Extra; 3] = [
     },
 ];
 
-const ACCEPT: [Extra; 1] = [Extra {
-    heading: "conns/s",
-    value: |it| match it {
-        Sample::Accept(sample) => Some(sample.cycles_per_s),
-        _ => None,
+const ACCEPT: [Extra; 2] = [
+    Extra {
+        heading: "conns/CPU s",
+        value: |it| match it {
+            Sample::Accept(sample) => Some(1e6 / sample.cpu_us),
+            _ => None,
+        },
+        decimals: 0,
     },
-    decimals: 0,
-}];
+    Extra {
+        heading: "conns/s",
+        value: |it| match it {
+            Sample::Accept(sample) => Some(sample.cycles_per_s),
+            _ => None,
+        },
+        decimals: 0,
+    },
+];
 
 const IDLE: [Extra; 1] = [Extra {
     heading: "idle CPU µs/s",
@@ -72,7 +82,7 @@ pub(super) fn print(out: &mut impl Write, result: &RowResult) -> io::Result<()> 
     let (cost, decimals, extras) = columns(&result.row);
     let mut heading = vec!["target", cost, "min"];
     heading.extend(extras.iter().map(|it| it.heading));
-    heading.extend(["×bare", "×best peer"]);
+    heading.extend([if result.row.is_tls() { "×no TLS" } else { "×bare" }, "×best peer"]);
     let mut lines = vec![heading.into_iter().map(str::to_owned).collect()];
     for (target, compared) in result.targets.iter().zip(ratio::compare(result)) {
         lines.push(line(target, &compared, decimals, extras));
@@ -94,7 +104,7 @@ fn line(
     for extra in extras {
         cells.push(number(ratio::median_of(target, extra.value), extra.decimals));
     }
-    cells.push(number(compared.to_bare, 2));
+    cells.push(number(compared.to_bare.or(compared.to_no_tls), 2));
     cells.push(number(compared.to_best_peer, 2));
     if !target.errors.is_empty() {
         cells.push(format!("failed {}×", target.errors.len()));

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// Held back at most; a batch of sixteen 1 KiB messages fits.
 const HELD_BYTES: usize = 64 * 1024;
@@ -15,9 +14,9 @@ const HELD_BYTES: usize = 64 * 1024;
 /// more input is waiting: then one call for several is worth more (12 % with 16 KiB messages).
 const LARGE_BYTES: usize = 4 * 1024;
 
-/// A TCP stream with a cork.
-pub(crate) struct Corked {
-    stream: TcpStream,
+/// A stream with a cork. Over TLS it lies above it, so that what is put together is one record.
+pub(crate) struct Corked<S> {
+    stream: S,
     /// What came with the upgrade request.
     early: Bytes,
     held: Vec<u8>,
@@ -27,8 +26,8 @@ pub(crate) struct Corked {
     drained: bool,
 }
 
-impl Corked {
-    pub(crate) fn new(stream: TcpStream, early: Bytes) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Corked<S> {
+    pub(crate) fn new(stream: S, early: Bytes) -> Self {
         Self { stream, early, held: Vec::new(), written: 0, drained: true }
     }
 
@@ -76,7 +75,7 @@ impl Corked {
     }
 }
 
-impl AsyncRead for Corked {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -100,7 +99,7 @@ impl AsyncRead for Corked {
     }
 }
 
-impl AsyncWrite for Corked {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Corked<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

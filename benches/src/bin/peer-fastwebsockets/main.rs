@@ -5,7 +5,7 @@ mod cork;
 use std::io;
 use std::sync::Arc;
 
-use coracle_benches::peer;
+use coracle_benches::{peer, tls};
 use cork::Corked;
 use fastwebsockets::{FragmentCollector, OpCode, Role, WebSocket, WebSocketError, upgrade};
 use http_body_util::Empty;
@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 fn main() -> io::Result<()> {
     let args = peer::Args::from_env();
@@ -24,6 +25,10 @@ fn main() -> io::Result<()> {
 }
 
 async fn serve(args: peer::Args) -> io::Result<()> {
+    let acceptor = match args.tls {
+        true => Some(TlsAcceptor::from(tls::server_config()?)),
+        false => None,
+    };
     let listener = TcpListener::bind(args.listen).await?;
     peer::announce(listener.local_addr()?)?;
     let http = Arc::new(http1::Builder::new());
@@ -32,22 +37,37 @@ async fn serve(args: peer::Args) -> io::Result<()> {
         // Without it, Nagle's algorithm and delayed acknowledgements would be measured.
         stream.set_nodelay(true)?;
         let http = http.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| upgrade(request, args.cork));
-            // The load generator ends connections by a reset; that is no news.
-            let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
-        });
+        match acceptor.clone() {
+            None => drop(tokio::spawn(serve_one(http, stream, args.cork))),
+            Some(acceptor) => drop(tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    serve_one(http, stream, args.cork).await;
+                }
+            })),
+        }
     }
 }
 
+async fn serve_one<S>(http: Arc<http1::Builder>, stream: S, cork: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(|request| upgrade::<S>(request, cork));
+    // The load generator ends connections by a reset; that is no news.
+    let _ = http.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
 /// The library's `examples/echo_server.rs`; only what runs after the upgrade differs.
-async fn upgrade(
+async fn upgrade<S>(
     mut request: Request<Incoming>,
     cork: bool,
-) -> Result<Response<Empty<Bytes>>, WebSocketError> {
+) -> Result<Response<Empty<Bytes>>, WebSocketError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (response, upgraded) = upgrade::upgrade(&mut request)?;
     tokio::spawn(tokio::task::unconstrained(async move {
-        let _ = if cork { corked(upgraded).await } else { example(upgraded).await };
+        let _ = if cork { corked::<S>(upgraded).await } else { example(upgraded).await };
     }));
     Ok(response)
 }
@@ -59,9 +79,12 @@ async fn example(upgraded: upgrade::UpgradeFut) -> Result<(), WebSocketError> {
 
 /// The same echo on the socket itself, without hyper's boxed stream between, and behind a cork: the
 /// library writes every frame by itself, so only the stream can put them together.
-async fn corked(upgraded: upgrade::UpgradeFut) -> Result<(), WebSocketError> {
+async fn corked<S>(upgraded: upgrade::UpgradeFut) -> Result<(), WebSocketError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let upgraded = upgraded.await?.into_inner().into_inner();
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else {
         unreachable!("`serve` hands this very type to hyper");
     };
     let stream = Corked::new(parts.io.into_inner(), parts.read_buf);
