@@ -43,6 +43,9 @@ const INCOMPLETE_BYTES: usize = RECORD_BYTES + 4 * 1024;
 /// what a thousand reads of a socket cost.
 const RECORDS_PER_TURN: usize = 128;
 
+/// What rustls has to say of itself (tickets, a new key) goes out with the next plaintext up to here.
+const PRECEDING_BYTES: usize = 2 * 1024;
+
 /// What a record adds at most with the ciphers we have: header 5, type 1, tag 16, and in TLS 1.2 the
 /// explicit nonce 8.
 const RECORD_OVERHEAD: usize = 32;
@@ -74,8 +77,10 @@ pub(crate) struct Tls {
     /// Ciphertext for the peer, from `unsent` on.
     outgoing: Vec<u8>,
     unsent: usize,
-    /// Bytes that have left since there was last nothing to send.
+    /// Bytes that have left since plaintext was encrypted.
     left: usize,
+    /// What is before that in `outgoing`, of rustls itself.
+    preceding: usize,
     /// Plaintext in `outgoing`, and how much of it has been reported as written.
     accepted: usize,
     reported: usize,
@@ -188,6 +193,7 @@ impl Tls {
             outgoing: Vec::new(),
             unsent: 0,
             left: 0,
+            preceding: 0,
             accepted: 0,
             reported: 0,
             end: End::Not,
@@ -222,19 +228,23 @@ impl Tls {
                 let worker = Rc::clone(&self.worker);
                 worker.compute(|| self.digest(None));
             }
-            let flushed = self.flush(cx);
             match &mut self.end {
                 End::Not => {}
-                End::Failed(error) => return Poll::Ready(Err(taken(error))),
+                End::Failed(_) => {
+                    // The peer shall know why, as far as that takes no waiting.
+                    let _ = self.flush(cx);
+                    return Poll::Ready(Err(self.failure()));
+                }
                 End::Notified | End::Cut => {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
             }
             if !self.machine.is_handshaking() {
+                // Tickets leave with the answer to the request, if that is here already.
                 self.window = RECORDS_PER_TURN;
                 return Poll::Ready(Ok(()));
             }
-            if let Poll::Ready(Err(error)) = flushed {
+            if let Poll::Ready(Err(error)) = self.flush(cx) {
                 return Poll::Ready(Err(error));
             }
             ready!(self.fill(cx, RECORD_BYTES, HANDSHAKE_BYTES))?;
@@ -255,11 +265,6 @@ impl Tls {
     }
 
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // What rustls has to say of itself waits for nobody's message.
-        if self.unsent < self.outgoing.len() {
-            // It fails when the peer is gone, which the next read tells.
-            let _ = self.flush(cx);
-        }
         let decrypted = self.plain_start < self.plain.len();
         if decrypted || self.incoming.is_unfed() || !matches!(self.end, End::Not) {
             return Poll::Ready(());
@@ -271,9 +276,18 @@ impl Tls {
     fn poll_inner_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = self.inner.poll_readable(cx);
         if polled.is_pending() {
-            self.give_buffers_back();
+            self.before_waiting(cx);
         }
         polled
+    }
+
+    /// What rustls has to say of itself goes with the next message, but waits for none.
+    fn before_waiting(&mut self, cx: &mut Context<'_>) {
+        if self.unsent < self.outgoing.len() {
+            // It fails when the peer is gone, which the next read tells.
+            let _ = self.flush(cx);
+        }
+        self.give_buffers_back();
     }
 
     /// Whether anything has come from the peer since this was last asked: on a slow line a record takes
@@ -310,7 +324,10 @@ impl Tls {
                 End::Not => {}
                 End::Notified => return Poll::Ready(Ok(0)),
                 End::Cut => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-                End::Failed(error) => return Poll::Ready(Err(taken(error))),
+                End::Failed(_) => {
+                    let _ = self.flush(cx);
+                    return Poll::Ready(Err(self.failure()));
+                }
             }
             if self.has_had_its_turn() {
                 return Poll::Pending;
@@ -321,9 +338,6 @@ impl Tls {
             self.digest(Some(buffer));
             // The reader may come back late.
             self.give_buffers_back();
-            if self.unsent < self.outgoing.len() {
-                let _ = self.flush(cx);
-            }
         }
     }
 
@@ -373,7 +387,7 @@ impl Tls {
         }
         match self.inner.poll_read(cx, &mut self.incoming.bytes) {
             Poll::Pending => {
-                self.give_buffers_back();
+                self.before_waiting(cx);
                 Poll::Pending
             }
             Poll::Ready(Ok(0)) => {
@@ -529,13 +543,25 @@ impl Tls {
         }
     }
 
+    /// Why it has failed, the first time; afterwards that it has.
+    #[cold]
+    fn failure(&mut self) -> io::Error {
+        let error = match &mut self.end {
+            End::Failed(error) => error.take(),
+            _ => None,
+        };
+        error.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.accepted == 0 {
-            ready!(self.flush(cx))?;
+            if self.outgoing.len() - self.unsent > PRECEDING_BYTES {
+                ready!(self.flush(cx))?;
+            }
             self.encrypt(slices)?;
         }
         match self.flush(cx) {
@@ -548,7 +574,8 @@ impl Tls {
             Poll::Pending => {
                 // So that a slow peer is not taken for a stalled one. The last byte is not reported
                 // before the last record has left.
-                let gone = self.left.min(self.accepted.saturating_sub(1));
+                let gone = self.left.saturating_sub(self.preceding);
+                let gone = gone.min(self.accepted.saturating_sub(1));
                 if gone <= self.reported {
                     return Poll::Pending;
                 }
@@ -564,6 +591,7 @@ impl Tls {
         if !matches!(self.closing, Closing::No) || matches!(self.end, End::Failed(_)) {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        (self.left, self.preceding) = (0, self.outgoing.len() - self.unsent);
         let all: usize = slices.iter().map(|slice| slice.len()).sum();
         let most = all.min(WRITE_BYTES);
         match slices {
@@ -579,8 +607,8 @@ impl Tls {
                 self.worker.pool().give(gathered);
             }
         }
-        match &mut self.end {
-            End::Failed(error) => Err(taken(error)),
+        match &self.end {
+            End::Failed(_) => Err(self.failure()),
             // With TLS 1.2 the keys have been used as often as they may (RFC 5246 has no other way than a
             // new connection; with TLS 1.3 they are renewed).
             _ if self.accepted == 0 && most > 0 => Err(io::ErrorKind::QuotaExceeded.into()),
@@ -600,7 +628,6 @@ impl Tls {
             self.left += count;
         }
         self.unsent = 0;
-        self.left = 0;
         self.worker.pool().give(std::mem::take(&mut self.outgoing));
         if self.closing == Closing::Notified {
             self.closing = Closing::Closed;
@@ -666,11 +693,6 @@ impl Drop for Tls {
         pool.give(std::mem::take(&mut self.incoming).bytes);
         pool.give(std::mem::take(&mut self.outgoing));
     }
-}
-
-/// The error, the first time; afterwards what is left of it.
-fn taken(error: &mut Option<io::Error>) -> io::Error {
-    error.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
 }
 
 /// Appends what `encode` writes, which needs `guess` bytes or says how many. False if it cannot be.
