@@ -474,9 +474,9 @@ fn who_waits_for_a_rate_that_never_gives_is_freed_by_the_end() {
             let mut sending = pin!(session.send("the second"));
             assert!(future::poll_once(sending.as_mut()).await.is_none(), "there is no room");
             if abort {
-                session.abort()
+                session.abort();
             } else {
-                session.close(CloseCode::NORMAL, "")
+                session.close(CloseCode::NORMAL, "");
             }
             match sending.await {
                 Err(SendError::Closed(message)) => assert_eq!(message.as_bytes(), b"the second"),
