@@ -194,17 +194,40 @@ fn what_comes_behind_our_close_notify_is_thrown_away() {
             .tls(tls())
             .bind_tls("127.0.0.1:0"),
     );
-    let mut client = Secure::open(server.addr());
-    client.send(&frame(true, 3, b"x"));
-    assert_eq!(client.read_frame().close().0, 1002);
-    client.tls.read_to_end(&mut Vec::new()).expect("a close_notify");
     // A record of application data that nobody has encrypted, and then no record at all.
     let mut garbage = vec![23, 3, 3, 0, 40];
     garbage.extend([7; 40]);
     garbage.extend([255; 100]);
+
+    let mut client = Secure::open(server.addr());
+    client.send(&frame(true, 3, b"x"));
+    assert_eq!(client.read_frame().close().0, 1002);
+    client.tls.read_to_end(&mut Vec::new()).expect("a close_notify");
     client.tls.sock.write_all(&garbage).unwrap();
     drop(client);
     assert_eq!(records.next().cause, Cause::Violation);
+
+    // The same at once, behind records that nobody has looked at.
+    for between in [0, 50, 200, 300] {
+        let mut client = Secure::open(server.addr());
+        client.tls.conn.set_buffer_limit(None);
+        client.tls.conn.writer().write_all(&frame(true, 3, b"x")).unwrap();
+        for _ in 0..between {
+            client.tls.conn.writer().write_all(&frame(true, TEXT, b"m")).unwrap();
+        }
+        let mut wire = Vec::new();
+        while client.tls.conn.wants_write() {
+            client.tls.conn.write_tls(&mut wire).unwrap();
+        }
+        wire.extend(&garbage);
+        client.tls.sock.write_all(&wire).unwrap();
+        drop(client);
+        let record = records.next();
+        assert!(
+            matches!(record.cause, Cause::Violation | Cause::Io(io::ErrorKind::InvalidData)),
+            "{between} records between: {record:?}"
+        );
+    }
     server.finish();
 }
 

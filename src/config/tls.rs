@@ -24,7 +24,8 @@ pub struct Tls {
     pub min_version: TlsVersion,
     /// Whether clients show a certificate. Default: they are not asked.
     pub clients: ClientCertificates,
-    /// How often the files are looked at, one `stat` for each. Default 10 s; `None`: never.
+    /// How often the files are looked at, one `stat` for each. Default 10 s; `None`: never, and then nobody
+    /// tries again what has failed, or reminds of a certificate that is about to expire.
     ///
     /// Links are followed, so that it is noticed when a directory of secrets is replaced behind one,
     /// as Kubernetes does.

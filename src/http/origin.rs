@@ -23,10 +23,11 @@ pub enum OriginPolicy {
     ///
     /// The host and port of the origin are compared with the `Host` header, without regard to case;
     /// a missing port is the default port of the origin's scheme (80 for `http`, 443 for `https`).
-    /// The scheme is compared where this server speaks TLS itself: a page that came over `http` may have
-    /// been written by anybody on its way. Without, TLS may be terminated in front of this server, and any
-    /// scheme will do. A proxy that replaces `Host` makes this policy refuse every page: let it pass `Host` on, or
-    /// use an allow-list. The opaque origin `null` (sandboxed frames, local files) is refused.
+    /// The scheme is compared where this server speaks TLS itself: a page that came over `http` may
+    /// have been written by anybody on its way. Without, TLS may be terminated in front of this
+    /// server, and any scheme will do. A proxy that replaces `Host` makes this policy refuse every
+    /// page: let it pass `Host` on, or use an allow-list. The opaque origin `null` (sandboxed
+    /// frames, local files) is refused.
     ///
     /// A page whose host name was made to resolve to this server (DNS rebinding) is of the same
     /// origin by this rule; where that matters, as in a private network, use an allow-list.

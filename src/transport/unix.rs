@@ -18,7 +18,7 @@ const LONGEST_PATH: usize = 107;
 
 /// How long another server may take to begin to listen in the same directory. It takes some
 /// microseconds.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+const LOCK_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 60 } else { 1 });
 const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Why a path cannot be listened on: what is wrong and what to do about it, without the path itself.
@@ -137,7 +137,13 @@ fn alone(directory: &Path) -> Option<File> {
             Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
                 std::thread::sleep(LOCK_RETRY);
             }
-            Err(_) => return None,
+            Err(error) => {
+                log::warn!(
+                    "cannot lock the directory of a socket ({error}): another server that starts there \
+                     at this moment may take its path"
+                );
+                return None;
+            }
         }
     }
 }
