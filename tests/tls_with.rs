@@ -412,6 +412,23 @@ fn a_stream_of_the_application_is_served_with_tls() {
 }
 
 #[test]
+fn a_given_listener_is_served_with_tls() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (builder, app) = app();
+    let server = serve(builder.tls_listener(listener));
+    assert_eq!(server.addr(), addr);
+    Secure::open(addr).goodbye();
+    assert!(app.sessions.next().data::<Seen>().unwrap().tls.is_some());
+    assert!(server.raw().ask(handshake("/").as_bytes()).starts_with("HTTP/1.1 400 "));
+    server.finish();
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = Server::builder().tls_listener(listener).start().unwrap_err();
+    assert!(matches!(error, Error::Config(_)), "{error}");
+}
+
+#[test]
 fn a_stream_with_tls_needs_a_certificate() {
     let server = start(Server::builder());
     let (stream, client) = unix_pair();
