@@ -357,7 +357,7 @@ pub struct Limits {
     /// agreed; three quarters of them for one address. Default: as many as `handshakes`, of which
     /// they are some.
     ///
-    /// One takes some 10 KiB, several times what a request takes: a small box may want fewer. Beyond
+    /// One takes some 7 KiB, several times what a request takes: a small box may want fewer. Beyond
     /// it a new connection is closed, because no answer could be read.
     #[cfg(feature = "tls")]
     pub tls_handshakes: Option<usize>,
