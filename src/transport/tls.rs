@@ -240,7 +240,11 @@ impl Tls {
                 }
             }
             if !self.machine.is_handshaking() {
-                // Tickets leave with the answer to the request, if that is here already.
+                // Tickets leave with the answer to the request, if that is here already. With TLS 1.2 it is
+                // more than that, and the client may wait for it (RFC 7918).
+                if self.machine.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+                    let _ = self.flush(cx);
+                }
                 self.window = RECORDS_PER_TURN;
                 return Poll::Ready(Ok(()));
             }
@@ -682,9 +686,9 @@ impl Tls {
 
 impl Drop for Tls {
     fn drop(&mut self) {
-        // With something still on its way the end could not be understood. And it may be the stream below
-        // that panics: a second panic would end the process.
-        if !std::thread::panicking() && self.unsent == self.outgoing.len() && self.accepted == 0 {
+        // Behind half a message the end could not be understood. And it may be the stream below that panics:
+        // a second panic would end the process.
+        if !std::thread::panicking() && self.accepted == 0 {
             self.notify();
             // The socket is closed anyway.
             self.closing = Closing::Closed;
@@ -866,6 +870,17 @@ mod tests {
                 let most = 2 * RECORDS_PER_TURN;
                 assert!(turns.len() >= BYTES * KEYS / most, "{} turns", turns.len());
             },
+        );
+    }
+
+    #[test]
+    fn whoever_is_dropped_after_the_handshake_has_said_its_end() {
+        meet(
+            |mut client| {
+                client.read_to_end(&mut Vec::new()).expect("a close_notify");
+                assert_eq!(client.conn.tls13_tickets_received(), 2);
+            },
+            |tls| async move { drop(tls) },
         );
     }
 
