@@ -244,7 +244,7 @@ impl Worker {
             }
             self.wheel.borrow_mut().advance(self.now(), &mut fired);
             // Those that wait for the same moment, for a rate that they share for example, are not always
-            // woken in the same order.
+            // woken in the same order: nobody is always the last.
             self.turn.set(self.turn.get().wrapping_add(1));
             if fired.len() > 1 {
                 // Scattered: numbers that follow each other would keep step with those who wait.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 /// Whoever transfers bytes asks [`available`](Self::available) before it does, transfers at most what it
 /// was allowed, and then says with [`transferred`](Self::transferred) how much it was. Each direction of
 /// each stream has a policy of its own; policies that share a budget share it by what they hold, an
-/// `Arc<Mutex<_>>` for example. Who of them gets something is then up to them: nobody stands in a line, but
-/// of sessions that wait for the same moment another one is asked first each time. A policy reads no
-/// clock: it is told the time, so that it can be tested without waiting.
+/// `Arc<Mutex<_>>` for example. Who of them gets something is then up to them: nobody stands in a line, and
+/// which of the sessions of a worker that wait for the same moment is asked first is left to chance. A
+/// policy reads no clock: it is told the time, so that it can be tested without waiting.
 ///
 /// [`Unlimited`] and [`BytesPerSecond`] are the ones that come with this crate. A policy of one's own, here
 /// one that stops for a second after every mebibyte:
