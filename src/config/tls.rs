@@ -25,7 +25,8 @@ pub struct Tls {
     /// Whether clients show a certificate. Default: they are not asked.
     pub clients: ClientCertificates,
     /// How often the files are looked at, one `stat` for each. Default 10 s; `None`: never, and then nobody
-    /// tries again what has failed, or reminds of a certificate that is about to expire.
+    /// tries again what has failed, or reminds of a certificate that is about to expire. The files are
+    /// read on a thread of smol's blocking pool, which the first look begins.
     ///
     /// Links are followed, so that it is noticed when a directory of secrets is replaced behind one,
     /// as Kubernetes does.
