@@ -38,11 +38,11 @@ const HEAD_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a refused client may take to read why. Not configurable: it costs a refused client at
 /// most this, and a shorter one would lose answers on slow lines.
-pub(crate) const LINGER: Duration = Duration::from_secs(1);
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes of a refused client that are read and thrown away, so that closing does not reset the
 /// connection before the answer was read.
-pub(crate) const LINGER_BYTES: usize = 64 * 1024;
+const LINGER_BYTES: usize = 64 * 1024;
 
 /// A client that has got its 101.
 pub(crate) struct Admitted {
@@ -132,7 +132,7 @@ impl<'a, H: Handler> Door<'a, H> {
         read: bool,
     ) -> Option<Vec<u8>> {
         let step = self.read_proxy_header(transport, under_way, deadline);
-        match self.in_time(deadline, step).await {
+        match self.answer_in_time(deadline, step).await {
             Err(Outcome::Refused(response)) if !read => {
                 log::debug!(
                     "{}: closed before TLS: {}",
@@ -155,28 +155,52 @@ impl<'a, H: Handler> Door<'a, H> {
         approach: Approach,
     ) -> Option<Admitted> {
         let deadline = approach.deadline;
-        let outcome = self.in_time(deadline, self.handshake(transport, approach)).await;
+        let outcome = self.answer_in_time(deadline, self.handshake(transport, approach)).await;
         self.conclude(transport, outcome).await
     }
 
-    /// A step of the handshake, until its deadline, or until the server stops.
-    async fn in_time<T>(
+    /// A step of the handshake, until its deadline, or until the server stops; and what it comes to then.
+    async fn in_time<T, E>(
+        &self,
+        deadline: Time,
+        step: impl Future<Output = Result<T, E>>,
+        late: impl FnOnce() -> E,
+        stopping: impl FnOnce() -> E,
+    ) -> Result<T, E> {
+        let late = async {
+            self.worker.sleep_until(deadline).await;
+            Err(late())
+        };
+        let stopping = async {
+            self.stopping().await;
+            Err(stopping())
+        };
+        future::or(step, future::or(late, stopping)).await
+    }
+
+    /// The same for a step after which the client can be answered.
+    async fn answer_in_time<T>(
         &self,
         deadline: Time,
         step: impl Future<Output = Result<T, Outcome>>,
     ) -> Result<T, Outcome> {
-        let late = async {
-            self.worker.sleep_until(deadline).await;
-            Err(Refusal::request_timeout(
-                "the handshake took too long: send the whole request at once",
-            )
-            .into())
+        let late = || {
+            Refusal::request_timeout("the handshake took too long: send the whole request at once")
+                .into()
         };
-        let stopping = async {
-            self.stopping().await;
-            Err(Refusal::unavailable("the server is stopping").into())
-        };
-        future::or(step, future::or(late, stopping)).await
+        let stopping = || Refusal::unavailable("the server is stopping").into();
+        self.in_time(deadline, step, late, stopping).await
+    }
+
+    /// The same for a step after which it cannot: it is TLS's.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn tls_in_time<T>(
+        &self,
+        deadline: Time,
+        step: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let stopping = || io::Error::other("the server is stopping");
+        self.in_time(deadline, step, || io::ErrorKind::TimedOut.into(), stopping).await
     }
 
     /// Tells the client what has become of it, if that is no session.
@@ -238,7 +262,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Ready when the server stops. The worker wakes every connection then.
-    pub(crate) async fn stopping(&self) {
+    async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
             .await;
     }
@@ -383,31 +407,38 @@ impl<'a, H: Handler> Door<'a, H> {
         }
     }
 
-    /// Appends what one read brings, in no more memory than it takes.
+    /// Appends what one read brings, in no more memory than it takes. The end of the stream is an error.
+    pub(crate) async fn read_some(
+        &self,
+        transport: &mut Transport,
+        received: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let pool = self.worker.pool();
+        let count = poll_fn(|cx| {
+            ready!(transport.poll_readable(cx));
+            let mut buffer = pool.take(Size::default());
+            let polled = transport.poll_read(cx, &mut buffer);
+            received.extend_from_slice(&buffer);
+            pool.give(buffer);
+            polled
+        })
+        .await?;
+        if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+    }
+
+    /// The same for the head, which has its own pace.
     async fn read(
         &self,
         transport: &mut Transport,
         received: &mut Vec<u8>,
         until: Time,
     ) -> Result<(), Outcome> {
-        let pool = self.worker.pool();
-        let read = poll_fn(|cx| {
-            if transport.poll_readable(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let mut buffer = pool.take(Size::default());
-            let polled = transport.poll_read(cx, &mut buffer);
-            received.extend_from_slice(&buffer);
-            pool.give(buffer);
-            polled
-        });
         let slow = async {
             self.worker.sleep_until(until).await;
             Err(io::ErrorKind::TimedOut.into())
         };
-        match future::or(read, slow).await {
-            Ok(0) => Err(Outcome::Gone(io::ErrorKind::UnexpectedEof.into())),
-            Ok(_) => Ok(()),
+        match future::or(self.read_some(transport, received), slow).await {
+            Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(Refusal::request_timeout(
                 "the request head arrives too slowly: send it at once",
             )
@@ -445,16 +476,29 @@ impl<'a, H: Handler> Door<'a, H> {
                 Poll::Ready(())
             })
             .await;
-            let mut left = LINGER_BYTES;
-            while let Ok(received @ 1..) = self.discard(transport).await {
-                left = left.saturating_sub(received);
-                if left == 0 {
-                    break;
-                }
-            }
+            self.discard_all(transport).await;
         };
         let until = self.worker.now() + LINGER;
         future::or(farewell, self.worker.sleep_until(until)).await;
+    }
+
+    /// Waits a moment for the peer to have read what has been sent: closing with unread input would
+    /// destroy it.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn linger(&self, transport: &mut Transport) {
+        let until = self.worker.now() + LINGER;
+        future::or(self.discard_all(transport), self.worker.sleep_until(until)).await;
+    }
+
+    /// Throws away what comes, until it ends or is too much.
+    async fn discard_all(&self, transport: &mut Transport) {
+        let mut left = LINGER_BYTES;
+        while let Ok(received @ 1..) = self.discard(transport).await {
+            left = left.saturating_sub(received);
+            if left == 0 {
+                break;
+            }
+        }
     }
 
     /// Reads once and throws it away; while it waits it holds no buffer.

@@ -7,20 +7,16 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures_lite::future;
-
-use crate::executor::{Size, Time, Worker};
-use crate::http::front::{Approach, Door, LINGER, LINGER_BYTES};
+use crate::executor::Worker;
+use crate::http::front::{Approach, Door};
 use crate::http::refusal::Refusal;
 use crate::hub::Handshake;
 use crate::session::Handler;
-use crate::tls::{Store, TlsInfo};
+use crate::tls::{DAY, Store, TlsInfo};
 use crate::transport::{Tls, Transport};
 
 /// What a TLS connection begins with: a record of the type "handshake" (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether a connection is TLS, and if so the handshake. `None`: the connection has ended.
 pub(super) async fn secure<H: Handler>(
@@ -33,12 +29,10 @@ pub(super) async fn secure<H: Handler>(
 ) -> Option<(Transport, Approach)> {
     let deadline = approach.deadline;
     if approach.received.is_empty() {
-        match in_time(door, deadline, first_bytes(door.worker, &mut transport)).await {
-            Ok(received) => approach.received = received,
-            Err(error) => {
-                log::debug!("{}: gone before it said anything: {error}", door.name());
-                return None;
-            }
+        let first = door.read_some(&mut transport, &mut approach.received);
+        if let Err(error) = door.tls_in_time(deadline, first).await {
+            log::debug!("{}: gone before it said anything: {error}", door.name());
+            return None;
         }
     }
     if approach.received.first() != Some(&HANDSHAKE_RECORD) {
@@ -68,7 +62,7 @@ pub(super) async fn secure<H: Handler>(
     };
     let mut place = None;
     let handshake = poll_fn(|cx| tls.poll_handshake(cx, &mut place));
-    match in_time(door, deadline, handshake).await {
+    match door.tls_in_time(deadline, handshake).await {
         Ok(()) => {
             let info = TlsInfo::new(tls.state(), asked.get().map(|name| &**name));
             let approach = Approach { tls: Some(info), ..Approach::new(deadline) };
@@ -77,57 +71,12 @@ pub(super) async fn secure<H: Handler>(
         Err(error) => {
             log::debug!("{}: {}", door.name(), explain(&error, &asked));
             if error.kind() == io::ErrorKind::InvalidData {
-                linger(door.worker, &mut tls).await;
+                // The alert that says why is on its way.
+                door.linger(&mut Transport::Tls(tls)).await;
             }
             None
         }
     }
-}
-
-/// Does it until the deadline, or until the server stops: there is no request yet that could be
-/// answered.
-async fn in_time<H: Handler, T>(
-    door: &Door<'_, H>,
-    deadline: Time,
-    step: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let late = async {
-        door.worker.sleep_until(deadline).await;
-        Err(io::ErrorKind::TimedOut.into())
-    };
-    let stopping = async {
-        door.stopping().await;
-        Err(io::Error::other("the server is stopping"))
-    };
-    future::or(step, future::or(late, stopping)).await
-}
-
-/// What the first read brings.
-async fn first_bytes(worker: &Worker, transport: &mut Transport) -> io::Result<Vec<u8>> {
-    let bytes = poll_fn(|cx| {
-        std::task::ready!(transport.poll_readable(cx));
-        let mut buffer = worker.pool().take(Size::default());
-        let polled = transport.poll_read(cx, &mut buffer);
-        let bytes = Vec::from(&*buffer);
-        worker.pool().give(buffer);
-        polled.map_ok(|_| bytes)
-    })
-    .await?;
-    if bytes.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(bytes) }
-}
-
-/// Waits a moment for the peer to have read the alert.
-async fn linger(worker: &Rc<Worker>, tls: &mut Tls) {
-    let discard = async {
-        let mut left = LINGER_BYTES;
-        while let Ok(received @ 1..) = poll_fn(|cx| tls.poll_discard(cx)).await {
-            left = left.saturating_sub(received);
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    future::or(discard, worker.sleep_until(worker.now() + LINGER)).await;
 }
 
 /// Why a handshake has failed, for whoever has to find out.

@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 /// the memory. The list of authorities of a Linux distribution has 230 KiB.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// When a server begins to say that a certificate is about to expire. Who renews by machine does so
 /// 30 days before.

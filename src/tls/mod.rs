@@ -5,6 +5,7 @@ mod info;
 mod names;
 mod store;
 
+pub(crate) use files::DAY;
 pub use info::{ClientCertificate, TlsInfo};
 pub(crate) use store::Store;
 pub use store::TlsStatus;

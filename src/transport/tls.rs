@@ -255,19 +255,6 @@ impl Tls {
         }
     }
 
-    /// Reads once without understanding it, and throws it away; ready when the stream has ended. For a
-    /// peer whose handshake has failed: closing a socket with unread input would destroy the alert that
-    /// says why.
-    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let _ = self.flush(cx);
-        ready!(self.poll_inner_readable(cx));
-        let pool = self.worker.pool();
-        let mut buffer = pool.take(Size::default());
-        let polled = self.inner.poll_read(cx, &mut buffer);
-        pool.give(buffer);
-        polled
-    }
-
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let decrypted = self.plain_start < self.plain.len();
         if decrypted || self.incoming.is_unfed() || !matches!(self.end, End::Not) {
@@ -320,11 +307,15 @@ impl Tls {
                 return Poll::Ready(Ok(buffer.len() - before));
             }
             match &mut self.end {
-                // Whoever has said goodbye wants the end of the stream only. rustls would have to
-                // answer what cannot be decrypted, and must say nothing more.
-                End::Not if self.closing != Closing::No => {
+                // Whoever has said goodbye wants the end of the stream only: rustls would have to answer
+                // what cannot be decrypted, and must say nothing more. The same once a failure has been
+                // told: closing a socket with unread input would destroy the alert that says why.
+                End::Not | End::Failed(None) if self.closing != Closing::No => {
                     let _ = self.flush(cx);
-                    return self.inner.poll_read(cx, buffer);
+                    let polled = self.inner.poll_read(cx, buffer);
+                    // What is not decrypted is never taken for plaintext, whoever asks.
+                    buffer.truncate(before);
+                    return polled;
                 }
                 End::Not => {}
                 End::Notified => return Poll::Ready(Ok(0)),
