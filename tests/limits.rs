@@ -13,8 +13,9 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use answer::{Answer, ask, let_in, read_answer};
+use coracle::config::Config;
 use coracle::{
-    Builder, CloseCode, Flow, Handler, Message, Request, Response, Server, Session, Upgrade,
+    Builder, CloseCode, Error, Flow, Handler, Message, Request, Response, Server, Session, Upgrade,
 };
 use rustix::net::{AddressFamily, SocketType};
 use support::*;
@@ -704,4 +705,37 @@ fn without_settings_the_limits_follow_the_limit_of_open_files() {
     let log: Vec<String> = std::iter::from_fn(|| process.log.try_next()).collect();
     assert!(!log.iter().any(|line| line.contains("Too many open files")), "{log:#?}");
     process.finish();
+}
+
+#[test]
+fn a_limit_or_a_deadline_of_nothing_is_refused_by_its_name() {
+    type Mistake = (&'static str, fn(&mut Config));
+    const ZERO: Duration = Duration::ZERO;
+    let mistakes: &[Mistake] = &[
+        ("timeouts.handshake", |it| it.timeouts.handshake = ZERO),
+        ("timeouts.ping", |it| it.timeouts.ping = Some(ZERO)),
+        ("timeouts.pong", |it| it.timeouts.pong = ZERO),
+        ("timeouts.idle", |it| it.timeouts.idle = Some(ZERO)),
+        ("timeouts.write_stall", |it| it.timeouts.write_stall = ZERO),
+        ("timeouts.writer", |it| it.timeouts.writer = ZERO),
+        ("timeouts.close", |it| it.timeouts.close = ZERO),
+        ("timeouts.lifetime", |it| it.timeouts.lifetime = Some(ZERO)),
+        ("limits.fragments", |it| it.limits.fragments = 0),
+        ("limits.head_bytes", |it| it.limits.head_bytes = 0),
+        ("limits.outbox_messages", |it| it.limits.outbox_messages = 0),
+        ("limits.sessions", |it| it.limits.sessions = Some(0)),
+        ("limits.sessions_per_address", |it| it.limits.sessions_per_address = Some(0)),
+        ("limits.handshakes", |it| it.limits.handshakes = Some(0)),
+        #[cfg(feature = "tls")]
+        ("limits.tls_handshakes", |it| it.limits.tls_handshakes = Some(0)),
+        ("workers", |it| it.workers = Some(0)),
+    ];
+    for &(name, mistake) in mistakes {
+        let Err(error) = app().bind("127.0.0.1:0").configure(mistake).start() else {
+            panic!("{name}: it starts");
+        };
+        let said = error.to_string();
+        assert!(matches!(error, Error::Config(_)), "{error:?}");
+        assert!(said.contains(name) && said.contains("it must be"), "{said}");
+    }
 }

@@ -486,6 +486,8 @@ fn check(config: &Config) -> Result<usize> {
         ("limits.sessions", limits.sessions.unwrap_or(1)),
         ("limits.sessions_per_address", limits.sessions_per_address.unwrap_or(1)),
         ("limits.handshakes", limits.handshakes.unwrap_or(1)),
+        #[cfg(feature = "tls")]
+        ("limits.tls_handshakes", limits.tls_handshakes.unwrap_or(1)),
     ];
     for (name, number) in numbers {
         if number == 0 {
