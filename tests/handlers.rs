@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use coracle::{
@@ -131,6 +131,51 @@ fn a_panic_before_the_handlers_future_is_made_ends_its_session_only() {
     bystander.echo("after");
     bystander.goodbye();
     assert_eq!(server.finish().panics, 1);
+}
+
+/// Panics when it is asked how it wants its messages, and says what else it is called for.
+struct Undecided(mpsc::Sender<String>);
+
+impl Handler for Undecided {
+    fn streams(&self, _: &Session) -> bool {
+        panic!("undecided");
+    }
+
+    async fn open(&self, _: &Session) -> Outcome {
+        self.0.send("open".into()).unwrap();
+        Ok(Flow::Continue)
+    }
+
+    async fn message(&self, _: &Session, _: Message) -> Outcome {
+        self.0.send("message".into()).unwrap();
+        Ok(Flow::Continue)
+    }
+
+    async fn error(&self, _: &Session, error: &HandlerError) {
+        self.0.send(error.to_string()).unwrap();
+    }
+
+    async fn close(&self, _: &Session, closed: &Closed) {
+        self.0.send(format!("{:?}", closed.cause)).unwrap();
+    }
+}
+
+// The question stood in front of `open`, within the same guard: an application that keeps its sessions from
+// `open` to `close` was told of an end without a beginning.
+#[test]
+fn a_panic_in_streams_ends_the_session_between_its_first_and_its_last_callback() {
+    let (sender, told) = heard();
+    let server = start(Server::builder().workers(1).handler(Undecided(sender)));
+    let mut client = server.raw();
+    client.send(handshake("/").as_bytes());
+    client.send_frame(TEXT, b"for nobody");
+    client.read_head();
+    client.expect_close(1011);
+    for expected in ["open", "handler panicked: undecided", "HandlerPanicked"] {
+        assert_eq!(told.next(), expected);
+    }
+    assert_eq!(server.finish().panics, 1);
+    assert_eq!(told.try_next(), None);
 }
 
 /// Panics when it is dropped.

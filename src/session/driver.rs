@@ -31,13 +31,13 @@ pub(crate) fn drive<H: Handler>(
         let session = link.session().clone();
         // In a block, so that nothing of it is kept.
         {
-            let opened = pin!(call(|| {
-                link.find_rates();
-                if handler.streams(&session) {
-                    link.stream_messages();
-                }
-                handler.open(&session)
-            }));
+            link.find_rates();
+            match panic::catch_unwind(AssertUnwindSafe(|| handler.streams(&session))) {
+                Ok(false) => {}
+                Ok(true) => link.stream_messages(),
+                Err(panic) => link.panicked("Handler::streams", &*panic),
+            }
+            let opened = pin!(call(|| handler.open(&session)));
             let opened = Alongside::new(&mut link, opened).await;
             if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
                 Box::pin(conclude(&mut link, handler, opened)).await;
@@ -77,7 +77,7 @@ async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
 /// The end: out of every list, then the last callback.
 async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H) {
     let session = link.session().clone();
-    if let Some(panic) = link.take_rate_panic() {
+    if let Some(panic) = link.take_panic() {
         tell(link, handler, &HandlerError::Panicked(panic)).await;
     }
     let closed = link.closed();

@@ -1,12 +1,13 @@
 //! How a session ends: the reasons, the closing handshake, the deadlines, the record.
 
+use std::any::Any;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::{Link, Stage};
-use crate::executor::Time;
+use crate::executor::{Time, panic_text};
 use crate::message::{CloseCode, Text};
 use crate::outbox::{Buffered, Request};
 use crate::session::timers::Expired;
@@ -35,8 +36,8 @@ pub(super) struct Ending {
     phase: Option<Phase>,
     at: Time,
     undelivered: Buffered,
-    /// A rate policy's, that the handler has not been told of.
-    pub(super) panic: Option<String>,
+    /// One outside of the callbacks, that the handler has not been told of.
+    panic: Option<String>,
 }
 
 /// What follows when our close frame has been sent.
@@ -255,6 +256,24 @@ impl Link {
         let close = CloseFrame::new(CloseCode::INTERNAL, "internal error");
         self.end(Side::Server, cause, Some(close), Then::AwaitPeer);
         self.drop_held();
+    }
+
+    /// The application has panicked where it was asked something between its callbacks: the session ends
+    /// as after a callback's panic.
+    #[cold]
+    pub(in crate::session) fn panicked(&mut self, who: &str, panic: &(dyn Any + Send)) {
+        let text = panic_text(panic);
+        self.session.member().hub.endings.panicked();
+        log::error!("session {}: {who} panicked: {text}", self.session.id());
+        self.handler_failed(Cause::HandlerPanicked);
+        if let Some(ending) = &mut self.ending {
+            ending.panic = Some(text);
+        }
+    }
+
+    /// What such a panic said, for the handler to be told. Only once.
+    pub(in crate::session) fn take_panic(&mut self) -> Option<String> {
+        self.ending.as_mut()?.panic.take()
     }
 
     /// A callback has ended the session: no further message reaches it.

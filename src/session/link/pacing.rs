@@ -17,7 +17,6 @@ use std::time::Instant;
 
 use super::{Link, Stage};
 use crate::executor::{Time, panic_text};
-use crate::session::Cause;
 use crate::session::rates::Rates;
 use crate::transport::{Allowance, RatePolicy, Unlimited};
 
@@ -92,7 +91,7 @@ impl Link {
         let (pace, writes_paced) = match found {
             Ok(Some(found)) => found,
             Ok(None) => return,
-            Err(panic) => return self.rate_panicked(&*panic),
+            Err(panic) => return self.policy_panicked(&*panic),
         };
         if writes_paced {
             self.session.member().outbox.pace();
@@ -142,7 +141,7 @@ impl Link {
                 None
             }
             Err(panic) => {
-                self.rate_panicked(&*panic);
+                self.policy_panicked(&*panic);
                 Some(usize::MAX)
             }
         }
@@ -179,7 +178,7 @@ impl Link {
         let half = half(pace);
         let counted = catch_unwind(AssertUnwindSafe(|| half.policy.transferred(bytes, now)));
         if let Err(panic) = counted {
-            self.rate_panicked(&*panic);
+            self.policy_panicked(&*panic);
         }
     }
 
@@ -188,20 +187,9 @@ impl Link {
         clock.instant(clock.precise())
     }
 
-    /// A policy has panicked: it is not asked again, and the session ends as after a handler's panic.
-    fn rate_panicked(&mut self, panic: &(dyn Any + Send)) {
+    /// A policy has panicked: it is not asked again.
+    fn policy_panicked(&mut self, panic: &(dyn Any + Send)) {
         self.pace = None;
-        let text = panic_text(panic);
-        self.session.member().hub.endings.panicked();
-        log::error!("session {}: a rate policy panicked: {text}", self.session.id());
-        self.handler_failed(Cause::HandlerPanicked);
-        if let Some(ending) = &mut self.ending {
-            ending.panic = Some(text);
-        }
-    }
-
-    /// What a policy has panicked with, for the handler to be told. Only once.
-    pub(in crate::session) fn take_rate_panic(&mut self) -> Option<String> {
-        self.ending.as_mut()?.panic.take()
+        self.panicked("a rate policy", panic);
     }
 }
