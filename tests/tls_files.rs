@@ -9,7 +9,6 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use coracle::config::{ClientCertificates, Identity, Tls};
@@ -17,41 +16,9 @@ use coracle::{Error, Server};
 use secure::*;
 use support::*;
 
-/// A directory that is gone with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("coracle-tls-{}-{number}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    /// A file with these bytes.
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, bytes).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        path
-    }
-
-    /// A copy of a file of `certs/`.
-    fn copy(&self, name: &str, from: &str) -> PathBuf {
-        self.write(name, fs::read(cert(from)).unwrap())
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// A copy of a file of `certs/`.
+fn copy(scratch: &Scratch, name: &str, from: &str) -> PathBuf {
+    scratch.write(name, fs::read(cert(from)).unwrap())
 }
 
 /// Why a server with this does not start.
@@ -89,14 +56,14 @@ fn expect_certificate(certificate: &Path, words: &[&str]) {
 
 #[test]
 fn a_file_that_is_not_there() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("tls");
     expect_key(&scratch.path("server.key"), &["no such file"]);
     expect_certificate(
         &scratch.path("deep/down/server.pem"),
-        &["no such file", "only", scratch.0.to_str().unwrap()],
+        &["no such file", "only", scratch.dir().to_str().unwrap()],
     );
     expect_certificate(Path::new("nowhere.pem"), &["no such file", "relative to"]);
-    expect_certificate(&scratch.0, &["directory"]);
+    expect_certificate(scratch.dir(), &["directory"]);
     expect_key(&scratch.write("empty.key", "\n"), &["empty"]);
     // To open one is to wait for somebody who writes.
     let pipe = scratch.path("pipe");
@@ -107,10 +74,13 @@ fn a_file_that_is_not_there() {
 
 #[test]
 fn a_file_that_is_something_else() {
-    let scratch = Scratch::new();
-    expect_key(&scratch.copy("a.key", "server.pem"), &["certificate and no key", "mixed up"]);
-    expect_certificate(&scratch.copy("a.pem", "server.key"), &["key and no certificate", "mixed"]);
-    expect_certificate(&scratch.copy("b.pem", "server-protected.key"), &["mixed up"]);
+    let scratch = Scratch::new("tls");
+    expect_key(&copy(&scratch, "a.key", "server.pem"), &["certificate and no key", "mixed up"]);
+    expect_certificate(
+        &copy(&scratch, "a.pem", "server.key"),
+        &["key and no certificate", "mixed"],
+    );
+    expect_certificate(&copy(&scratch, "b.pem", "server-protected.key"), &["mixed up"]);
     expect_certificate(&scratch.write("c.pem", "hello"), &["format is unknown", "PEM"]);
     expect_certificate(&scratch.write("d.crt", der("server.pem")), &["DER", "openssl x509"]);
     expect_key(&scratch.write("d.key", [0x30, 0x82, 1, 2]), &["DER", "openssl pkey"]);
@@ -131,8 +101,8 @@ fn a_file_that_is_something_else() {
 
 #[test]
 fn a_key_with_a_password() {
-    let scratch = Scratch::new();
-    let key = scratch.copy("protected.key", "server-protected.key");
+    let scratch = Scratch::new("tls");
+    let key = copy(&scratch, "protected.key", "server-protected.key");
     expect_key(&key, &["protected by a password", "Identity::password", "openssl pkcs8"]);
     let wrong = Identity::new(cert("server.pem"), &key).password("sesame");
     expect(&refused(Tls::with(wrong.clone())), &key, &["password is wrong"]);
@@ -144,10 +114,10 @@ fn a_key_with_a_password() {
 
 #[test]
 fn a_key_that_is_not_the_certificates() {
-    let scratch = Scratch::new();
-    let key = scratch.copy("client.key", "client.key");
+    let scratch = Scratch::new("tls");
+    let key = copy(&scratch, "client.key", "client.key");
     expect_key(&key, &["does not belong to", "server.pem", "openssl pkey"]);
-    let key = scratch.copy("rsa.key", "wildcard-pkcs1.key");
+    let key = copy(&scratch, "rsa.key", "wildcard-pkcs1.key");
     expect_key(&key, &["does not belong to"]);
 }
 
@@ -156,7 +126,7 @@ fn a_certificate_that_is_over() {
     let expired = PathBuf::from(cert("expired.pem"));
     expect_certificate(&expired, &["CN=localhost", "expired on 2024-02-01", "days ago", "renew"]);
     // One further up may be there for old clients.
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("tls");
     let chain = [fs::read(cert("server.pem")).unwrap(), fs::read(&expired).unwrap()].concat();
     let server = start_with(Tls::new(scratch.write("chain.pem", chain), cert("server.key")));
     let not_after = server.handle.tls_status().expect("TLS").not_after;
@@ -166,8 +136,8 @@ fn a_certificate_that_is_over() {
 
 #[test]
 fn a_key_that_others_may_change() {
-    let scratch = Scratch::new();
-    let key = scratch.copy("open.key", "server.key");
+    let scratch = Scratch::new("tls");
+    let key = copy(&scratch, "open.key", "server.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o666)).unwrap();
     expect_key(&key, &["may change", "0666", "chmod 600"]);
     // As in a secret of Kubernetes.
@@ -179,8 +149,8 @@ fn a_key_that_others_may_change() {
 #[test]
 fn a_key_that_this_user_may_not_read() {
     if !rustix::process::geteuid().is_root() {
-        let scratch = Scratch::new();
-        let key = scratch.copy("secret.key", "server.key");
+        let scratch = Scratch::new("tls");
+        let key = copy(&scratch, "secret.key", "server.key");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o000)).unwrap();
         expect_key(&key, &["permission denied", "mode 0000", "user"]);
     }
@@ -188,12 +158,12 @@ fn a_key_that_this_user_may_not_read() {
 
 #[test]
 fn authorities_that_cannot_be_used() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("tls");
     let tls = || Tls::new(cert("server.pem"), cert("server.key"));
     let required = |path: &Path| tls().clients(ClientCertificates::Required(path.into()));
     let missing = scratch.path("ca.pem");
     expect(&refused(required(&missing)), &missing, &["no such file"]);
-    let key = scratch.copy("ca.key", "server.key");
+    let key = copy(&scratch, "ca.key", "server.key");
     expect(&refused(required(&key)), &key, &["no certificate"]);
 }
 
@@ -239,15 +209,16 @@ fn start_with(tls: Tls) -> TestServer {
 
 #[test]
 fn a_reload_changes_new_handshakes_and_no_session() {
-    let scratch = Scratch::new();
-    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let scratch = Scratch::new("tls");
+    let (chain, key) =
+        (copy(&scratch, "chain.pem", "server.pem"), copy(&scratch, "key", "server.key"));
     let server = start_with(Tls::new(&chain, &key).watch(None));
     let mut open = Secure::open(server.addr());
     let before = server.handle.tls_status().unwrap();
     assert!(before.not_after > SystemTime::now() && before.last_error.is_none());
 
     // Half of a new pair: refused, and the old one stays.
-    scratch.copy("chain.pem", "wildcard.pem");
+    copy(&scratch, "chain.pem", "wildcard.pem");
     let error = server.handle.reload_tls().unwrap_err();
     expect(&error, &key, &["does not belong"]);
     let status = server.handle.tls_status().unwrap();
@@ -257,7 +228,7 @@ fn a_reload_changes_new_handshakes_and_no_session() {
     open.echo("still the first");
 
     // The other half.
-    scratch.copy("key", "wildcard-pkcs1.key");
+    copy(&scratch, "key", "wildcard-pkcs1.key");
     server.handle.reload_tls().unwrap();
     assert_eq!(shown(&server), der("wildcard.pem"));
     assert!(server.handle.tls_status().unwrap().last_error.is_none());
@@ -273,17 +244,18 @@ fn a_reload_changes_new_handshakes_and_no_session() {
 
 #[test]
 fn files_that_change_are_read_again() {
-    let scratch = Scratch::new();
-    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let scratch = Scratch::new("tls");
+    let (chain, key) =
+        (copy(&scratch, "chain.pem", "server.pem"), copy(&scratch, "key", "server.key"));
     let server = start_with(Tls::new(&chain, &key).watch(Some(Duration::from_millis(20))));
     assert_eq!(shown(&server), der("server.pem"));
     // One after the other, as most tools do it; between them they do not fit.
-    scratch.copy("chain.pem", "wildcard.pem");
+    copy(&scratch, "chain.pem", "wildcard.pem");
     eventually("the mismatch is noticed", || {
         server.handle.tls_status().unwrap().last_error.is_some()
     });
     assert_eq!(shown(&server), der("server.pem"));
-    scratch.copy("key", "wildcard-pkcs1.key");
+    copy(&scratch, "key", "wildcard-pkcs1.key");
     eventually("the new pair is used", || shown(&server) == der("wildcard.pem"));
     server.finish();
 }
@@ -292,13 +264,13 @@ fn files_that_change_are_read_again() {
 /// change it, the link in the middle is replaced. No file that is configured has changed then, by name.
 #[test]
 fn a_directory_that_is_replaced_behind_a_link_is_noticed() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("tls");
     for (directory, chain, key) in
         [("..1", "server.pem", "server.key"), ("..2", "wildcard.pem", "wildcard-pkcs1.key")]
     {
         fs::create_dir(scratch.path(directory)).unwrap();
-        scratch.copy(&format!("{directory}/tls.crt"), chain);
-        scratch.copy(&format!("{directory}/tls.key"), key);
+        copy(&scratch, &format!("{directory}/tls.crt"), chain);
+        copy(&scratch, &format!("{directory}/tls.key"), key);
     }
     symlink("..1", scratch.path("..data")).unwrap();
     symlink("..data/tls.crt", scratch.path("tls.crt")).unwrap();
@@ -318,8 +290,9 @@ fn the_example_reads_its_certificates_again_at_sighup() {
     use rustix::process::{Pid, Signal, kill_process};
     use std::io::{BufRead, BufReader};
 
-    let scratch = Scratch::new();
-    let (chain, key) = (scratch.copy("chain.pem", "server.pem"), scratch.copy("key", "server.key"));
+    let scratch = Scratch::new("tls");
+    let (chain, key) =
+        (copy(&scratch, "chain.pem", "server.pem"), copy(&scratch, "key", "server.key"));
     let test = std::env::current_exe().unwrap();
     let example = test.parent().and_then(Path::parent).unwrap().join("examples/wss");
     assert!(example.exists(), "build the examples first: `cargo build --examples`");
@@ -343,8 +316,8 @@ fn the_example_reads_its_certificates_again_at_sighup() {
     let mut open = Secure::open(addr);
     assert!(String::from_utf8(open.read_frame().payload).unwrap().starts_with("TLS 1.3 with"));
     assert_eq!(shown(), der("server.pem"));
-    scratch.copy("chain.pem", "wildcard.pem");
-    scratch.copy("key", "wildcard-pkcs1.key");
+    copy(&scratch, "chain.pem", "wildcard.pem");
+    copy(&scratch, "key", "wildcard-pkcs1.key");
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
     eventually("the new pair is used", || shown() == der("wildcard.pem"));
     open.echo("still there");
