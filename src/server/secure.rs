@@ -70,8 +70,7 @@ pub(super) async fn secure<H: Handler>(
         }
         Err(error) => {
             log::debug!("{}: {}", door.name(), explain(&error, &asked));
-            if error.kind() == io::ErrorKind::InvalidData {
-                // The alert that says why is on its way.
+            if tls.has_failed() {
                 door.linger(&mut Transport::Tls(tls)).await;
             }
             None

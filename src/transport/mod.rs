@@ -84,6 +84,9 @@ impl Transport {
     /// `UnexpectedEof` is an end that TLS does not vouch for: no close_notify came before it (RFC 8446
     /// section 6.1).
     ///
+    /// A TLS connection on which we have said our last word reports what it has received and appends
+    /// nothing: only the end matters then.
+    ///
     /// Cancel safe: what has been read is in the buffer.
     #[inline]
     pub(crate) fn poll_read(

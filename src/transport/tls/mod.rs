@@ -56,6 +56,9 @@ const RECORD_OVERHEAD: usize = 32;
 /// What an alert is in (RFC 8446 section 5.1).
 const ALERT_RECORD: u8 = 21;
 
+/// The level of an alert that ends the connection (RFC 8446 section 6).
+const FATAL: u8 = 2;
+
 /// How the stream of the peer has ended.
 enum End {
     Not,
@@ -136,6 +139,12 @@ impl Tls {
             turn: 0,
             records: 0,
         })
+    }
+
+    /// Whether TLS itself has failed, and not the transport below. The peer may have been sent an alert
+    /// that says why.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.end, End::Failed(_))
     }
 
     /// What rustls knows of the connection.
@@ -437,16 +446,33 @@ impl Tls {
                 Err(EncodeError::AlreadyEncoded) => Err(None),
             });
         }
-        if let (Some(alert), Some([ALERT_RECORD, _, _, 0, 2, _, description])) =
-            (alert, self.outgoing.get_mut(before..))
-        {
-            *description = alert.into();
+        match (alert, self.outgoing.get_mut(before..)) {
+            (Some(alert), Some([ALERT_RECORD, _, _, 0, 2, _, description])) => {
+                *description = alert.into();
+            }
+            // rustls says nothing of some messages that cannot be read: "MUST", RFC 8446 section 6.
+            (_, Some([])) if self.machine.protocol_version().is_none() => {
+                let alert = match error {
+                    rustls::Error::AlertReceived(_) => None,
+                    rustls::Error::InvalidMessage(_) | rustls::Error::General(_) => {
+                        Some(AlertDescription::DecodeError)
+                    }
+                    rustls::Error::PeerMisbehaved(_) => Some(AlertDescription::UnexpectedMessage),
+                    _ => Some(AlertDescription::InternalError),
+                };
+                if let Some(alert) = alert {
+                    self.outgoing.extend([ALERT_RECORD, 3, 3, 0, 2, FATAL, alert.into()]);
+                }
+            }
+            _ => {}
         }
         let kind = match error {
             rustls::Error::AlertReceived(_) => io::ErrorKind::ConnectionAborted,
             _ => io::ErrorKind::InvalidData,
         };
         self.end = End::Failed(Some(io::Error::new(kind, error)));
+        // Nobody looks at it any more.
+        self.worker.pool().give(std::mem::take(&mut self.incoming).bytes);
         // An alert that is fatal is the end of our stream, too (RFC 8446 section 6.2).
         self.closing = Closing::Notified;
     }

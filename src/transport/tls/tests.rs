@@ -36,13 +36,33 @@ impl Write for Blocking {
 
 type Client = StreamOwned<ClientConnection, Blocking>;
 
-/// A client on a thread of its own and a server on this one, both after the handshake.
+/// A client on a thread of its own and a server on this one.
+fn connect<F: Future<Output = ()> + 'static>(
+    client: impl FnOnce(Blocking) + Send + 'static,
+    server: impl FnOnce(Tls) -> F + 'static,
+) {
+    let (inner, stream) = pair();
+    let client = thread::spawn(move || client(Blocking(stream)));
+    let worker = Worker::new(0, Clock::kernel()).unwrap();
+    let settings = config::Tls::new(format!("{CERTS}/server.pem"), format!("{CERTS}/server.key"));
+    let (config, _) = Store::new(settings).unwrap().connection();
+    let tls = Tls::new(&worker, Transport::Memory(inner), config, Vec::new()).unwrap();
+    worker.spawn(server(tls));
+    worker.run_to_the_end();
+    client.join().unwrap();
+}
+
+async fn shake_hands(tls: &mut Tls) -> io::Result<()> {
+    let mut place = None;
+    poll_fn(|cx| tls.poll_handshake(cx, &mut place)).await
+}
+
+/// The same, both after the handshake.
 fn meet<F: Future<Output = ()> + 'static>(
     client: impl FnOnce(Client) + Send + 'static,
     server: impl FnOnce(Tls) -> F + 'static,
 ) {
-    let (inner, stream) = pair();
-    let client = thread::spawn(move || {
+    let client = move |stream| {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(format!("{CERTS}/ca.pem")).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -53,23 +73,16 @@ fn meet<F: Future<Output = ()> + 'static>(
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = StreamOwned::new(connection, Blocking(stream));
+        let mut stream = StreamOwned::new(connection, stream);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock).unwrap();
         }
         client(stream);
-    });
-    let worker = Worker::new(0, Clock::kernel()).unwrap();
-    let settings = config::Tls::new(format!("{CERTS}/server.pem"), format!("{CERTS}/server.key"));
-    let (config, _) = Store::new(settings).unwrap().connection();
-    let mut tls = Tls::new(&worker, Transport::Memory(inner), config, Vec::new()).unwrap();
-    worker.spawn(async move {
-        let mut place = None;
-        poll_fn(|cx| tls.poll_handshake(cx, &mut place)).await.unwrap();
+    };
+    connect(client, |mut tls| async move {
+        shake_hands(&mut tls).await.unwrap();
         server(tls).await;
     });
-    worker.run_to_the_end();
-    client.join().unwrap();
 }
 
 fn bytes(count: usize) -> Vec<u8> {
@@ -152,6 +165,40 @@ fn whoever_is_dropped_after_the_handshake_has_said_its_end() {
             assert_eq!(client.conn.tls13_tickets_received(), 2);
         },
         |tls| async move { drop(tls) },
+    );
+}
+
+/// A refused client that went on sending had its buffer kept for it, and could lose the alert.
+#[test]
+fn after_a_failure_what_comes_is_thrown_away_up_to_the_end() {
+    const GARBAGE: &[u8] = &[22, 3, 1, 0, 4, 255, 255, 255, 255];
+    connect(
+        |mut stream| {
+            stream.write_all(GARBAGE).unwrap();
+            let mut said = Vec::new();
+            stream.read_to_end(&mut said).unwrap();
+            let alert = AlertDescription::DecodeError.into();
+            assert_eq!(said, [ALERT_RECORD, 3, 3, 0, 2, FATAL, alert]);
+            stream.write_all(&bytes(100)).unwrap();
+        },
+        |mut tls| async move {
+            let error = shake_hands(&mut tls).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            assert!(tls.has_failed());
+            assert_eq!(tls.incoming.bytes.capacity(), 0);
+            let mut buffer = Vec::with_capacity(1000);
+            let mut discarded = 0;
+            loop {
+                poll_fn(|cx| tls.poll_readable(cx)).await;
+                let count = poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap();
+                assert!(buffer.is_empty(), "it is not plaintext");
+                if count == 0 {
+                    break;
+                }
+                discarded += count;
+            }
+            assert_eq!(discarded, 100);
+        },
     );
 }
 
