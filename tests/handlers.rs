@@ -133,7 +133,8 @@ fn a_panic_before_the_handlers_future_is_made_ends_its_session_only() {
     assert_eq!(server.finish().panics, 1);
 }
 
-/// Panics when it is asked how it wants its messages, and says what else it is called for.
+/// Panics when it is asked how it wants its messages, and says what else it is called for. With "/fail"
+/// its `open` fails as well.
 struct Undecided(mpsc::Sender<String>);
 
 impl Handler for Undecided {
@@ -141,9 +142,9 @@ impl Handler for Undecided {
         panic!("undecided");
     }
 
-    async fn open(&self, _: &Session) -> Outcome {
+    async fn open(&self, session: &Session) -> Outcome {
         self.0.send("open".into()).unwrap();
-        Ok(Flow::Continue)
+        if session.path() == "/fail" { Err("nor this".into()) } else { Ok(Flow::Continue) }
     }
 
     async fn message(&self, _: &Session, _: Message) -> Outcome {
@@ -166,15 +167,18 @@ impl Handler for Undecided {
 fn a_panic_in_streams_ends_the_session_between_its_first_and_its_last_callback() {
     let (sender, told) = heard();
     let server = start(Server::builder().workers(1).handler(Undecided(sender)));
-    let mut client = server.raw();
-    client.send(handshake("/").as_bytes());
-    client.send_frame(TEXT, b"for nobody");
-    client.read_head();
-    client.expect_close(1011);
-    for expected in ["open", "handler panicked: undecided", "HandlerPanicked"] {
-        assert_eq!(told.next(), expected);
+    for (path, failures) in [("/", &[][..]), ("/fail", &["handler failed: nor this"])] {
+        let mut client = server.raw();
+        client.send(handshake(path).as_bytes());
+        client.send_frame(TEXT, b"for nobody");
+        client.read_head();
+        client.expect_close(1011);
+        let expected = [&["open", "handler panicked: undecided"], failures, &["HandlerPanicked"]];
+        for expected in expected.concat() {
+            assert_eq!(told.next(), expected);
+        }
     }
-    assert_eq!(server.finish().panics, 1);
+    assert_eq!(server.finish().panics, 2);
     assert_eq!(told.try_next(), None);
 }
 

@@ -77,9 +77,7 @@ async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
 /// The end: out of every list, then the last callback.
 async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H) {
     let session = link.session().clone();
-    if let Some(panic) = link.take_panic() {
-        tell(link, handler, &HandlerError::Panicked(panic)).await;
-    }
+    tell_panic(link, handler).await;
     let closed = link.closed();
     drop(membership);
     session.member().hub.ended(link.was_cut());
@@ -94,6 +92,8 @@ async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H
 
 /// What a callback's outcome means for the session. `None`: it was dropped at its deadline.
 async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caught<Outcome>>) {
+    // That was before.
+    tell_panic(link, handler).await;
     let (error, cause) = match outcome {
         Some(Ok(Ok(Flow::Continue))) => return,
         Some(Ok(Ok(Flow::Close(code, reason)))) => return link.handler_closes(code, &reason),
@@ -121,6 +121,13 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     }
     link.handler_failed(cause);
     tell(link, handler, &error).await;
+}
+
+/// Tells the handler of a panic outside of its callbacks.
+async fn tell_panic<H: Handler>(link: &mut Link, handler: &H) {
+    if let Some(panic) = link.take_panic() {
+        tell(link, handler, &HandlerError::Panicked(panic)).await;
+    }
 }
 
 async fn tell<H: Handler>(link: &mut Link, handler: &H, error: &HandlerError) {

@@ -100,6 +100,8 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Whether this session's messages are given to [`stream`](Self::stream) while they arrive, and
     /// not to [`message`](Self::message) when they have. Asked once, before `open`.
+    ///
+    /// If it panics the session is closed with 1011; `open` is called nevertheless, and then `close`.
     fn streams(&self, session: &Session) -> bool {
         let _ = session;
         false
@@ -128,7 +130,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// One of the other callbacks failed; the session will be closed with 1011. If one of its
-    /// [rates](crate::config::Config::rates) did, this is called when it has been, before `close`.
+    /// [rates](crate::config::Config::rates) or [`streams`](Self::streams) panicked, this is called with
+    /// the next callback that fails, or when the session has been closed, before `close`.
     async fn error(&self, session: &Session, error: &HandlerError) {
         let _ = (session, error);
     }

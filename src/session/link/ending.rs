@@ -36,7 +36,7 @@ pub(super) struct Ending {
     phase: Option<Phase>,
     at: Time,
     undelivered: Buffered,
-    /// One outside of the callbacks, that the handler has not been told of.
+    /// The first one outside of the callbacks, if the handler has not been told of it.
     panic: Option<String>,
 }
 
@@ -267,7 +267,7 @@ impl Link {
         log::error!("session {}: {who} panicked: {text}", self.session.id());
         self.handler_failed(Cause::HandlerPanicked);
         if let Some(ending) = &mut self.ending {
-            ending.panic = Some(text);
+            ending.panic.get_or_insert(text);
         }
     }
 
