@@ -119,9 +119,9 @@ impl<H> Builder<H> {
     /// [`UnixSocket`] its permissions can be chosen, too.
     ///
     /// A socket that a crashed process has left there is removed first; one on which somebody listens,
-    /// and any other file, is an error. When the server ends it removes the socket's file. While another
-    /// server begins to listen in the same directory, [`start`](Self::start) waits for it, for at most a
-    /// second.
+    /// and any other file, is an error. When the server ends it removes the socket's file. While somebody
+    /// else has locked the directory (flock(2)), as servers do that begin to listen there,
+    /// [`start`](Self::start) waits for at most a second.
     ///
     /// For [`Limits::sessions_per_address`](crate::config::Limits::sessions_per_address) all peers of
     /// all sockets of the Unix family are one address.
