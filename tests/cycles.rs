@@ -1,5 +1,7 @@
-//! Clients that come and go: what they leave behind. A process of its own, because it counts the
+//! Clients that come and go: what they leave behind. The only test of its binary, because it counts the
 //! process's open files, threads and memory.
+//!
+//! `CORACLE_CYCLES=100000 cargo test --test cycles -- --nocapture` takes minutes and prints its numbers.
 
 #[cfg(feature = "tls")]
 #[path = "support/secure.rs"]
@@ -7,16 +9,12 @@ mod secure;
 mod support;
 
 use std::fs;
-use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
 use coracle::{BoxError, Builder, CloseCode, Flow, Handler, Message, Server, Session};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use support::*;
-
-/// What a process has; the two tests count one at a time.
-static COUNTING: Mutex<()> = Mutex::new(());
 
 /// Threads of clients.
 const CROWD: usize = 4;
@@ -195,7 +193,6 @@ fn serve(builder: Builder<impl Handler>) -> TestServer {
 }
 
 fn cycles(clients: usize) {
-    let _counting = COUNTING.lock();
     // What the clients have for good: smol's reactor and its thread.
     within(async { smol::Timer::after(Duration::from_millis(1)).await });
     let builder = Server::builder().workers(2).bind("127.0.0.1:0");
@@ -236,11 +233,10 @@ fn cycles(clients: usize) {
 
 #[test]
 fn thousands_of_clients_that_come_and_go_leave_nothing_behind() {
-    cycles(4000);
-}
-
-#[test]
-#[ignore = "takes minutes; `cargo test --test cycles -- --ignored --nocapture` prints its numbers"]
-fn a_hundred_thousand_clients_that_come_and_go_leave_nothing_behind() {
-    cycles(100_000);
+    const VARIABLE: &str = "CORACLE_CYCLES";
+    let clients = std::env::var(VARIABLE).map_or(4000, |clients| {
+        let clients = clients.parse().ok().filter(|&clients| clients > 1000);
+        clients.unwrap_or_else(|| panic!("{VARIABLE} must be a number above 1000"))
+    });
+    cycles(clients);
 }
