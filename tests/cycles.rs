@@ -197,13 +197,7 @@ fn cycles(clients: usize) {
     within(async { smol::Timer::after(Duration::from_millis(1)).await });
     let builder = Server::builder().workers(2).bind("127.0.0.1:0");
     #[cfg(feature = "tls")]
-    let builder = {
-        let mut tls =
-            coracle::config::Tls::new(secure::cert("server.pem"), secure::cert("server.key"));
-        // The first look at the files begins a thread of smol's blocking pool, ten seconds after the start.
-        tls.watch = None;
-        builder.tls(tls).bind_tls("127.0.0.1:0")
-    };
+    let builder = builder.tls(secure::unwatched()).bind_tls("127.0.0.1:0");
     let server = serve(
         builder
             .on_message(async |session: &Session, message: Message| {

@@ -90,13 +90,7 @@ fn two_hundred_sessions_in_all_states() -> Report {
     // The first listener is the one without TLS.
     let builder = Server::builder().bind("127.0.0.1:0");
     #[cfg(feature = "tls")]
-    let builder = {
-        let mut tls =
-            coracle::config::Tls::new(secure::cert("server.pem"), secure::cert("server.key"));
-        // The first look at the files begins a thread of smol's blocking pool, ten seconds after the start.
-        tls.watch = None;
-        builder.tls(tls).bind_tls("127.0.0.1:0")
-    };
+    let builder = builder.tls(secure::unwatched()).bind_tls("127.0.0.1:0");
     let server = start(
         builder
             .configure(|config| {

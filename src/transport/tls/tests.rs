@@ -52,6 +52,11 @@ fn connect<F: Future<Output = ()> + 'static>(
     client.join().unwrap();
 }
 
+async fn read(tls: &mut Tls, buffer: &mut Vec<u8>) -> usize {
+    poll_fn(|cx| tls.poll_readable(cx)).await;
+    poll_fn(|cx| tls.poll_read(cx, buffer)).await.unwrap()
+}
+
 async fn shake_hands(tls: &mut Tls) -> io::Result<()> {
     let mut place = None;
     poll_fn(|cx| tls.poll_handshake(cx, &mut place)).await
@@ -103,8 +108,7 @@ fn a_reader_with_little_room_gets_everything_in_order() {
             let mut buffer = Vec::with_capacity(100);
             loop {
                 buffer.clear();
-                poll_fn(|cx| tls.poll_readable(cx)).await;
-                match poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap() {
+                match read(&mut tls, &mut buffer).await {
                     0 => break,
                     _ => received.extend_from_slice(&buffer),
                 }
@@ -141,8 +145,7 @@ fn records_that_say_little_are_read_in_many_turns() {
             let mut turns = Vec::new();
             loop {
                 buffer.clear();
-                poll_fn(|cx| tls.poll_readable(cx)).await;
-                match poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap() {
+                match read(&mut tls, &mut buffer).await {
                     0 => break,
                     _ => received.extend_from_slice(&buffer),
                 }
@@ -189,8 +192,7 @@ fn after_a_failure_what_comes_is_thrown_away_up_to_the_end() {
             let mut buffer = Vec::with_capacity(1000);
             let mut discarded = 0;
             loop {
-                poll_fn(|cx| tls.poll_readable(cx)).await;
-                let count = poll_fn(|cx| tls.poll_read(cx, &mut buffer)).await.unwrap();
+                let count = read(&mut tls, &mut buffer).await;
                 assert!(buffer.is_empty(), "it is not plaintext");
                 if count == 0 {
                     break;
