@@ -1,0 +1,212 @@
+//! The outbox by itself, without a driver.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::task::Wake;
+
+use super::*;
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+const BOUNDS: Bounds = Bounds { messages: 3, bytes: 10 };
+
+#[test]
+fn both_bounds_hold_and_the_message_comes_back() {
+    let outbox = Outbox::new();
+    outbox.try_push("12345".into(), BOUNDS).unwrap();
+    match outbox.try_push("123456".into(), BOUNDS) {
+        Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("123456")),
+        other => panic!("{other:?}"),
+    }
+    outbox.try_push("".into(), BOUNDS).unwrap();
+    outbox.try_push("".into(), BOUNDS).unwrap();
+    assert!(matches!(outbox.try_push("".into(), BOUNDS), Err(SendError::Full(_))));
+    assert_eq!(outbox.buffered(), Buffered { messages: 3, bytes: 5 });
+}
+
+#[test]
+fn a_message_larger_than_the_bound_is_taken_alone() {
+    let outbox = Outbox::new();
+    outbox.try_push(vec![0; 1000].into(), BOUNDS).unwrap();
+    assert!(outbox.try_push("x".into(), BOUNDS).is_err());
+}
+
+#[test]
+fn what_was_taken_counts_until_it_is_written() {
+    let outbox = Outbox::new();
+    for _ in 0..3 {
+        outbox.try_push("ab".into(), BOUNDS).unwrap();
+    }
+    let taken = outbox.take(Buffered::default());
+    assert!(taken.last);
+    assert!(outbox.try_push("c".into(), BOUNDS).is_err());
+    let written = taken.batch.unwrap().carried();
+    assert_eq!(written, Buffered { messages: 3, bytes: 6 });
+    assert!(outbox.take(written).batch.is_none());
+    assert_eq!(outbox.buffered(), Buffered::default());
+    outbox.try_push("c".into(), BOUNDS).unwrap();
+}
+
+#[test]
+fn a_parked_driver_is_woken_once_and_a_busy_one_is_not() {
+    let outbox = Outbox::new();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    outbox.try_push("a".into(), BOUNDS).unwrap();
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
+    assert!(outbox.take(Buffered::default()).batch.is_some());
+    assert_eq!(
+        outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, Sendable::Everything),
+        Parked::Yes
+    );
+    outbox.try_push("b".into(), BOUNDS).unwrap();
+    outbox.try_push("c".into(), BOUNDS).unwrap();
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+    drop(outbox.take(Buffered::default()));
+    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::Yes);
+    outbox.awake();
+    outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
+}
+
+#[test]
+fn messages_that_wait_for_the_rate_keep_nobody_awake_and_control_does() {
+    let outbox = Outbox::new();
+    outbox.pace();
+    outbox.try_push("a".into(), BOUNDS).unwrap();
+    let taken = outbox.take_control(Buffered::default());
+    assert!(taken.batch.is_none() && !taken.last);
+    let waker = Waker::noop();
+    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::Yes);
+    assert!(outbox.ping(b"x"));
+    assert!(!outbox.is_parked(), "the driver is woken");
+    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::Yes);
+    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::No);
+    assert!(outbox.take_control(Buffered::default()).ping().is_some());
+    outbox.request(Request::Abort);
+    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::No);
+}
+
+#[test]
+fn what_goes_out_at_a_rate_is_in_small_batches() {
+    let outbox = Outbox::new();
+    outbox.pace();
+    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    for _ in 0..100 {
+        outbox.try_push(vec![7; 1000].into(), bounds).unwrap();
+    }
+    let mut messages = 0;
+    while let Some(batch) = outbox.take(Buffered::default()).batch {
+        assert!(batch.carried().messages <= 5, "{:?}", batch.carried());
+        messages += batch.carried().messages;
+    }
+    assert_eq!(messages, 100);
+}
+
+#[test]
+fn what_waits_for_a_rate_takes_no_more_memory_than_its_bytes() {
+    // The memory of full batches that this thread has sent before.
+    let mut sent: Vec<_> = (0..3).map(|_| Batch::take()).collect();
+    for batch in &mut sent {
+        batch.push_frames(&vec![7; 300 * 1024]);
+    }
+    sent.into_iter().for_each(Batch::give);
+    let outbox = Outbox::new();
+    outbox.pace();
+    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    for _ in 0..5 {
+        outbox.try_push(vec![7; 4095].into(), bounds).unwrap();
+    }
+    outbox.try_push("the last one".into(), bounds).unwrap();
+    let parked = outbox.park(Buffered::default(), Waker::noop(), Sendable::Control);
+    assert_eq!(parked, Parked::Yes);
+    let (mut batches, mut capacity) = (0, 0);
+    while let Some(batch) = outbox.take(Buffered::default()).batch {
+        batches += 1;
+        capacity += batch.capacity();
+    }
+    assert_eq!(batches, 6);
+    assert!(capacity < 2 * outbox.buffered().bytes, "{capacity} bytes");
+}
+
+#[test]
+fn what_is_taken_and_parked_is_off_the_books_and_comes_back_if_it_could_not_be_sent() {
+    let outbox = Outbox::new();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    outbox.try_push("abc".into(), BOUNDS).unwrap();
+    let batch = outbox.take_and_park(Buffered::default(), &waker).unwrap().unwrap();
+    assert_eq!(outbox.buffered(), Buffered::default());
+    assert!(outbox.is_parked());
+    outbox.try_push("d".into(), BOUNDS).unwrap();
+    assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
+    assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
+    outbox.unsent(batch.carried());
+    assert_eq!(outbox.buffered(), Buffered { messages: 2, bytes: 4 });
+    assert_eq!(outbox.clear(batch.carried()), Buffered { messages: 1, bytes: 1 });
+}
+
+#[test]
+fn taking_and_parking_leaves_alone_what_is_not_simple() {
+    let waker = Waker::noop();
+    let requested = Outbox::new();
+    requested.request(Request::Abort);
+    assert!(requested.take_and_park(Buffered::default(), waker).is_none());
+    assert!(matches!(requested.take_request(), Some(Request::Abort)));
+    let pinged = Outbox::new();
+    assert!(pinged.ping(b"x"));
+    assert!(pinged.take_and_park(Buffered::default(), waker).is_none());
+    let awaited = Outbox::new();
+    let _listener = awaited.room();
+    assert!(awaited.take_and_park(Buffered::default(), waker).is_none());
+    assert!(!awaited.is_parked());
+}
+
+#[test]
+fn the_first_close_wins_an_abort_overtakes_it_and_nothing_follows() {
+    let outbox = Outbox::new();
+    let close = |reason| Request::Close(CloseFrame::new(crate::message::CloseCode::NORMAL, reason));
+    outbox.request(close("first"));
+    outbox.request(close("second"));
+    assert!(matches!(outbox.try_push("x".into(), BOUNDS), Err(SendError::Closed(_))));
+    assert!(!outbox.ping(b"x"));
+    match outbox.take(Buffered::default()).request() {
+        Some(Request::Close(close)) => assert_eq!(close.reason.as_str(), "first"),
+        other => panic!("{other:?}"),
+    }
+    outbox.request(Request::Abort);
+    assert!(matches!(outbox.take_request(), Some(Request::Abort)));
+}
+
+#[test]
+fn batches_come_out_in_the_order_in_which_they_were_filled() {
+    let outbox = Outbox::new();
+    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    for i in 0..=255_u8 {
+        outbox.try_push(vec![i; 4000].into(), bounds).unwrap();
+    }
+    let (mut all, mut batches) = (Vec::new(), 0);
+    loop {
+        let taken = outbox.take(Buffered::default());
+        let Some(batch) = taken.batch else {
+            break;
+        };
+        let mut slices = [std::io::IoSlice::new(&[]); MAX_SLICES];
+        let count = batch.slices(&mut slices);
+        slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
+        batches += 1;
+        assert_eq!(taken.last, all.len() == 256 * 4004);
+    }
+    assert!(batches > 3, "{batches}");
+    let order: Vec<u8> = all.chunks(4004).map(|frame| frame[4]).collect();
+    assert_eq!(order, (0..=255).collect::<Vec<u8>>());
+}
