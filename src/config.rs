@@ -11,8 +11,10 @@ use std::time::Duration;
 use std::net::IpAddr;
 
 use crate::http::OriginPolicy;
+use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
-use crate::session::SessionRates;
+use crate::outbox::SlowPeer;
+use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
 #[cfg(feature = "tls")]
@@ -68,6 +70,14 @@ pub struct Config {
     ///
     /// See [`SessionRates`].
     pub rates: Option<SessionRates>,
+    /// What is done with publications for sessions that do not keep up. Default: they are closed.
+    pub slow_peer: SlowPeer,
+    /// The same by the room's name. Default `None`: `slow_peer` for all.
+    pub room_policy: Option<RoomPolicy>,
+    /// What the members of a room are told when somebody comes or goes. Default `None`: nothing.
+    pub presence: Option<PresenceHook>,
+    /// What a peer is told where publications for it were dropped. Default `None`: nothing.
+    pub gap: Option<GapHook>,
 }
 
 impl Default for Config {
@@ -84,6 +94,10 @@ impl Default for Config {
             #[cfg(feature = "tls")]
             tls: None,
             rates: None,
+            slow_peer: SlowPeer::default(),
+            room_policy: None,
+            presence: None,
+            gap: None,
         }
     }
 }
@@ -340,6 +354,20 @@ pub struct Limits {
     /// Bytes of payload that may wait for one peer. Default 1 MiB. A single larger message is
     /// taken when nothing else waits.
     pub outbox_bytes: usize,
+    /// Bytes of payload that may wait for all peers together; when it is more, the sessions for which
+    /// the most waits are closed with 1013 and [`Cause::OverBudget`](crate::Cause::OverBudget), the
+    /// largest first. Default `None`: an eighth of the machine's memory.
+    ///
+    /// Sessions for which no more than 4 KiB wait are not counted.
+    pub outboxes_bytes: Option<usize>,
+    /// Bytes that have been published and that no worker has handed on yet. Default 16 MiB. Beyond it
+    /// [`Rooms::publish`](crate::Rooms::publish) waits, and `try_publish` gives the publication back. Each
+    /// counts 512 bytes more than its payload.
+    pub published_bytes: usize,
+    /// Members of one room. Default 1 000 000.
+    pub room_members: usize,
+    /// Rooms that one session may be in. Default 128.
+    pub session_rooms: usize,
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
     /// Beyond it: 503 with `Retry-After`.
     pub sessions: Option<usize>,
@@ -373,6 +401,10 @@ impl Default for Limits {
             head_bytes_per_second: 256,
             outbox_messages: 1024,
             outbox_bytes: 1024 * 1024,
+            outboxes_bytes: None,
+            published_bytes: 16 * 1024 * 1024,
+            room_members: 1_000_000,
+            session_rooms: 128,
             sessions: None,
             sessions_per_address: None,
             handshakes: None,

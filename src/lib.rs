@@ -23,14 +23,17 @@ pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
-pub use hub::SessionId;
+pub use hub::{
+    Audience, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook, Publication,
+    PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
+};
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
-pub use outbox::{Buffered, Prepared};
+pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 pub use session::{
-    Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
-    Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side, Streaming, Timer,
-    Traffic, Unset,
+    Cause, Closed, Closures, Flow, GapHook, Handler, HandlerError, Incoming, IntoOutcome,
+    MessageWriter, Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side,
+    Streaming, Timer, Traffic, Unset,
 };
 pub use shutdown::Shutdown;
 #[cfg(feature = "tls")]

@@ -1,6 +1,8 @@
 //! Plain values: a message, its text, a close code.
 
+use std::borrow::Borrow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 
 use async_tungstenite::tungstenite::Utf8Bytes;
@@ -138,7 +140,7 @@ impl From<Bytes> for Message {
 }
 
 /// A string that is cheap to clone; it dereferences to [`str`].
-#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text(Utf8Bytes);
 
 impl Text {
@@ -159,6 +161,19 @@ impl Deref for Text {
     type Target = str;
 
     fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// As the string that it is, so that a map with these keys can be asked with a `&str`.
+impl Hash for Text {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl Borrow<str> for Text {
+    fn borrow(&self) -> &str {
         self.as_str()
     }
 }

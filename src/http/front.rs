@@ -246,7 +246,8 @@ impl<'a, H: Handler> Door<'a, H> {
             Ok(place) => {
                 let Handed { target, client, subprotocol, data, read_ahead } = handed;
                 let profile = Profile::new(self.peer, client, &target, subprotocol, data);
-                let membership = self.hub.open(profile, None, place, self.worker.now());
+                let membership =
+                    self.hub.open(profile, None, place, self.worker.index(), self.worker.now());
                 Some(Admitted { membership, input: read_ahead })
             }
             Err((code, reason)) => {
@@ -312,7 +313,13 @@ impl<'a, H: Handler> Door<'a, H> {
             upgrade.subprotocol,
             upgrade.data,
         );
-        let membership = self.hub.open(profile, extensions.deflate, place, self.worker.now());
+        let membership = self.hub.open(
+            profile,
+            extensions.deflate,
+            place,
+            self.worker.index(),
+            self.worker.now(),
+        );
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
         self.worker.pool().give(answer);

@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::{Address, Hub, SessionId};
 use crate::executor::Time;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, Shape};
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
@@ -21,9 +21,24 @@ pub(crate) struct Member {
     pub(crate) created: Time,
     pub(crate) profile: Profile,
     pub(crate) deflate: Option<Agreement>,
+    /// Where it lives.
+    pub(crate) worker: u16,
+    /// It is, or was, in a room.
+    pub(super) social: AtomicBool,
 }
 
 impl Member {
+    /// What a message for many looks like that is sent to this session.
+    pub(crate) fn shape(&self) -> Shape {
+        match self.deflate {
+            None => Shape::Plain,
+            Some(agreement) => {
+                let config = &self.hub.config;
+                Shape::new(agreement, config.deflate_threshold(), config.deflate_level())
+            }
+        }
+    }
+
     /// Whether a message of this length leaves compressed, unless its sender says no.
     #[inline]
     pub(crate) fn deflates(&self, len: usize) -> bool {

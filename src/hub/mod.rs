@@ -5,6 +5,7 @@
 mod limits;
 mod member;
 mod registry;
+mod rooms;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,17 +14,32 @@ pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
+pub(crate) use rooms::Index;
+pub use rooms::{
+    Audience, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook, Publication,
+    PublishError, RoomPolicy, RoomStats, Rooms,
+};
 
 use crate::config::Config;
 use crate::executor::{Clock, Time};
-use crate::outbox::{self, Buffered, Outbox};
+use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::shutdown::Shutdown;
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
+/// What may wait for all peers together, if nothing is said: an eighth of the machine's memory.
+fn default_budget() -> usize {
+    let info = rustix::system::sysinfo();
+    let bytes = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    usize::try_from(bytes / 8).unwrap_or(usize::MAX)
+}
+
 pub(crate) struct Hub {
     registry: Registry<Member>,
+    pub(crate) rooms: Index,
     pub(crate) limits: Arc<Limits>,
+    /// What every outbox is held to.
+    pub(crate) terms: Terms,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
@@ -45,10 +61,15 @@ impl Endings {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Config, clock: Clock) -> Arc<Self> {
+    pub(crate) fn new(config: Config, clock: Clock, workers: usize) -> Arc<Self> {
+        let limits = &config.limits;
+        let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
+        let budget = limits.outboxes_bytes.unwrap_or_else(default_budget);
         let shutdown = Shutdown::new(clock.clone(), config.timeouts.stop);
         Arc::new(Self {
             registry: Registry::new(),
+            rooms: Index::new(workers, limits.published_bytes),
+            terms: Terms::new(bounds, budget),
             limits: Limits::new(&config.limits),
             config,
             clock,
@@ -70,6 +91,7 @@ impl Hub {
         profile: Profile,
         deflate: Option<Agreement>,
         place: Place,
+        worker: usize,
         now: Time,
     ) -> Membership {
         place.hand_over();
@@ -82,6 +104,8 @@ impl Hub {
                 created: now,
                 profile,
                 deflate,
+                worker: worker as u16,
+                social: Default::default(),
             });
             member.counters.touch(now);
             let weak = Arc::downgrade(&member);
@@ -99,11 +123,6 @@ impl Hub {
 
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.registry.all()
-    }
-
-    pub(crate) fn outbox_bounds(&self) -> outbox::Bounds {
-        let limits = &self.config.limits;
-        outbox::Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes }
     }
 
     /// Counts how a session ended, if it ended because of the stop or during it.
@@ -129,6 +148,8 @@ impl Drop for Membership {
         let Member { hub, id, profile, .. } = &*self.0;
         hub.registry.remove(*id);
         hub.limits.release(profile.address());
-        self.0.outbox.clear(Buffered::default());
+        self.0.outbox.clear(Buffered::default(), &hub.terms);
+        // It has just been closed, so that it cannot join another one.
+        hub.rooms.leave_all(&self.0);
     }
 }

@@ -15,7 +15,7 @@ impl SessionId {
         Self(u64::from(generation) << 32 | u64::from(index))
     }
 
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         (self.0 & 0xFFFF_FFFF) as usize
     }
 

@@ -206,10 +206,10 @@ impl Batch {
         ready
     }
 
-    /// A frame that many sessions share; sent from where it is, if it is large.
+    /// Frames that many sessions share; sent from where they are, if they are large.
     pub(crate) fn push_encoded(&mut self, encoded: Encoded) {
-        let Encoded { frame, payload } = encoded;
-        self.carried.messages += 1;
+        let Encoded { frame, messages, payload } = encoded;
+        self.carried.messages += messages;
         self.carried.bytes += payload;
         if frame.len() < LONE {
             self.bytes.extend_from_slice(&frame);
@@ -265,7 +265,12 @@ impl Batch {
     /// What is to be sent, if it is in one piece.
     #[inline]
     pub(crate) fn single(&self) -> Option<&[u8]> {
-        if self.large.is_empty() { self.bytes.get(self.sent..) } else { None }
+        match &self.large[..] {
+            [] => self.bytes.get(self.sent..),
+            // What many sessions share is often all there is.
+            [one] if self.bytes.is_empty() => one.payload.get(self.sent..),
+            _ => None,
+        }
     }
 
     /// What is to be sent, in the first `n` of `slices`.

@@ -7,8 +7,12 @@
 //! long as copying one small message takes; when a message that was sent in fragments ends, for as long
 //! as copying what has waited behind it.
 
+mod backlog;
 mod batch;
+mod budget;
+mod deliver;
 mod prepared;
+mod slow;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +28,15 @@ use crate::error::SendError;
 use crate::message::{Kind, Message};
 use crate::ws::CloseFrame;
 
+use backlog::{Backlog, Waiting};
+pub(crate) use backlog::{Form, Published};
 pub(crate) use batch::{Batch, MAX_SLICES, RAW_BATCH};
+pub(crate) use budget::Terms;
+pub(crate) use deliver::Fate;
 pub use prepared::Prepared;
+pub(crate) use prepared::Shape;
+use slow::Slow;
+pub use slow::{Gap, Losses, SlowPeer};
 
 /// How much may wait.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +61,10 @@ pub(crate) enum Request {
     Close(CloseFrame),
     /// A message has been abandoned half-way: nothing can follow it. Any other reason is a better one.
     Unfinished,
+    /// More was published than may wait for this peer.
+    TooSlow,
+    /// All peers together have too much waiting for them, and this one the most.
+    OverBudget,
     Abort,
 }
 
@@ -61,18 +76,12 @@ pub(crate) struct Fragment<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// A message that waits until another one has been sent whole.
-enum Waiting {
-    Message(Message),
-    /// To be compressed.
-    Raw(Message),
-    Encoded(Encoded),
-}
-
-/// A frame that is shared by many sessions.
+/// Frames that are shared by many sessions.
+#[derive(Clone, Debug)]
 pub(crate) struct Encoded {
     pub(crate) frame: Bytes,
-    /// Bytes of the message, as the books count them.
+    pub(crate) messages: usize,
+    /// Bytes of the messages, as the books count them.
     pub(crate) payload: usize,
 }
 
@@ -96,6 +105,8 @@ pub(crate) enum Parked {
     /// The same, and others wait until a message has been written of which nothing more is there.
     /// `progress`: some has come since the last time.
     BehindWriter { progress: bool },
+    /// It must not: everything has left after there had been too much, and the application wants to know.
+    Drained,
 }
 
 /// Why something was not queued.
@@ -133,12 +144,19 @@ struct State {
     full: Option<Box<VecDeque<Box<Batch>>>>,
     buffered: Buffered,
     rare: Option<Box<Rare>>,
-    /// What waits behind a message that is being sent in fragments.
-    behind: Option<Box<Behind>>,
+    /// What waits one by one, behind everything else.
+    backlog: Option<Box<Backlog>>,
+    slow: Option<Box<Slow>>,
     /// Nothing is accepted any more.
     closed: bool,
     /// The driver waits for the peer to take what it has, or for the rate.
     stalled: bool,
+    /// It waits for the peer and for nothing else: no message can change that.
+    blocked: bool,
+    /// There has been too much since everything had left.
+    congested: bool,
+    /// What waits is no longer counted against the budget of all.
+    released: bool,
     /// The session has a rate, which lets out a batch at a time: they are small.
     paced: bool,
     /// Somebody may listen to `room`. An event allocates when it is notified for the first time,
@@ -155,45 +173,63 @@ struct Rare {
     request: Option<Request>,
 }
 
-#[derive(Default)]
-struct Behind {
-    /// A fragment has been queued since the driver last waited.
-    progress: bool,
-    messages: VecDeque<Waiting>,
-    /// Of their payload.
-    bytes: usize,
-}
-
-impl Behind {
-    #[cold]
-    fn push(&mut self, bytes: usize, waiting: Waiting) {
-        self.bytes += bytes;
-        self.messages.push_back(waiting);
-    }
-}
-
 impl State {
     #[inline]
     fn push(&mut self, message: Message) {
-        match &mut self.behind {
+        match &mut self.backlog {
             None => self.fill(|batch| batch.push(message)),
-            Some(behind) => behind.push(message.len(), Waiting::Message(message)),
+            Some(backlog) => backlog.push(message.len(), Waiting::Message(message)),
         }
     }
 
     /// The same with a message that is to be compressed.
     fn push_raw(&mut self, message: Message) {
-        match &mut self.behind {
+        match &mut self.backlog {
             None => self.fill(|batch| batch.push_raw(message)),
-            Some(behind) => behind.push(message.len(), Waiting::Raw(message)),
+            Some(backlog) => backlog.push(message.len(), Waiting::Raw(message)),
         }
     }
 
     /// The same with a message that has been encoded.
     fn push_encoded(&mut self, encoded: Encoded) {
-        match &mut self.behind {
+        match &mut self.backlog {
             None => self.fill(|batch| batch.push_encoded(encoded)),
-            Some(behind) => behind.push(encoded.payload, Waiting::Encoded(encoded)),
+            Some(backlog) => backlog.push(encoded.payload, Waiting::Encoded(encoded)),
+        }
+    }
+
+    /// A message is being written in fragments.
+    fn has_writer(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| backlog.writer)
+    }
+
+    /// Whether so much more may wait.
+    #[inline]
+    fn has_room(&self, more: usize, len: usize, terms: &Terms) -> bool {
+        let (Buffered { messages, bytes }, bounds) = (self.buffered, &terms.bounds);
+        let fits = messages.saturating_add(more) <= bounds.messages
+            && bytes.saturating_add(len) <= bounds.bytes;
+        // A message larger than the whole bound is taken when it is alone.
+        fits || (messages == 0 && bytes == 0 && more == 1)
+    }
+
+    /// Accepts nothing more, and gives up what waits: it is off the budget of all, and stays on the books
+    /// as what was not delivered. The caller drops it, without the lock.
+    fn abandon(&mut self, terms: &Terms) -> impl Sized + use<> {
+        self.closed = true;
+        if !std::mem::replace(&mut self.released, true) {
+            terms.moved(self.buffered.bytes, 0);
+        }
+        (self.filling.take(), self.full.take(), self.backlog.take())
+    }
+
+    /// Keeps the books.
+    #[inline]
+    fn count(&mut self, terms: &Terms, change: impl FnOnce(&mut Buffered)) {
+        let before = self.buffered.bytes;
+        change(&mut self.buffered);
+        if !self.released {
+            terms.moved(before, self.buffered.bytes);
         }
     }
 
@@ -217,6 +253,7 @@ impl State {
 
     fn pop(&mut self) -> Option<Box<Batch>> {
         match &mut self.full {
+            None if self.filling.is_none() => self.pop_backlog(),
             None => self.filling.take(),
             Some(full) => {
                 let batch = full.pop_front();
@@ -228,8 +265,26 @@ impl State {
         }
     }
 
+    /// The next batch of what waits one by one.
+    fn pop_backlog(&mut self) -> Option<Box<Batch>> {
+        let paced = self.paced;
+        let full = |batch: &Batch| batch.is_full() || (paced && batch.is_full_for_a_rate());
+        let backlog = self.backlog.as_mut().filter(|backlog| !backlog.writer)?;
+        let batch = backlog.pop_batch(full);
+        if backlog.is_empty() {
+            self.backlog = None;
+        }
+        batch
+    }
+
+    /// Nothing is to be sent.
     fn is_empty(&self) -> bool {
-        self.filling.is_none() && self.full.is_none()
+        self.filling.is_none() && self.full.is_none() && !self.has_backlog()
+    }
+
+    /// Something waits one by one, and not for the end of a message.
+    fn has_backlog(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.writer)
     }
 }
 
@@ -262,8 +317,8 @@ impl Outbox {
 
     /// Queues a message, or gives it back.
     #[inline]
-    pub(crate) fn try_push(&self, message: Message, bounds: Bounds) -> Result<(), SendError> {
-        match self.admit(message.len(), bounds) {
+    pub(crate) fn try_push(&self, message: Message, terms: &Terms) -> Result<(), SendError> {
+        match self.admit(message.len(), terms) {
             Ok(mut state) => {
                 state.push(message);
                 self.pushed(state);
@@ -275,8 +330,8 @@ impl Outbox {
 
     /// The same with a message that is to be compressed.
     #[cold]
-    pub(crate) fn try_push_raw(&self, message: Message, bounds: Bounds) -> Result<(), SendError> {
-        match self.admit(message.len(), bounds) {
+    pub(crate) fn try_push_raw(&self, message: Message, terms: &Terms) -> Result<(), SendError> {
+        match self.admit(message.len(), terms) {
             Ok(mut state) => {
                 state.push_raw(message);
                 self.pushed(state);
@@ -287,8 +342,8 @@ impl Outbox {
     }
 
     /// Queues a message that has been encoded.
-    pub(crate) fn try_push_encoded(&self, encoded: Encoded, bounds: Bounds) -> Result<(), Refused> {
-        let mut state = self.admit(encoded.payload, bounds)?;
+    pub(crate) fn try_push_encoded(&self, encoded: Encoded, terms: &Terms) -> Result<(), Refused> {
+        let mut state = self.admit(encoded.payload, terms)?;
         state.push_encoded(encoded);
         self.pushed(state);
         Ok(())
@@ -296,26 +351,26 @@ impl Outbox {
 
     /// The state, with a message of this length on its books.
     #[inline]
-    fn admit(&self, len: usize, bounds: Bounds) -> Result<MutexGuard<'_, State>, Refused> {
+    fn admit(&self, len: usize, terms: &Terms) -> Result<MutexGuard<'_, State>, Refused> {
         let mut state = self.lock();
         if state.closed {
             return Err(Refused::Closed);
         }
-        let Buffered { messages, bytes } = state.buffered;
-        let fits = messages < bounds.messages && bytes.saturating_add(len) <= bounds.bytes;
-        // A message larger than the whole bound is taken when it is alone.
-        if !fits && (messages > 0 || bytes > 0) {
+        if !state.has_room(1, len, terms) {
+            state.congested = true;
             return Err(Refused::Full);
         }
-        state.buffered.messages += 1;
-        state.buffered.bytes += len;
+        state.count(terms, |buffered| {
+            buffered.messages += 1;
+            buffered.bytes += len;
+        });
         Ok(state)
     }
 
-    /// Something has been put in: the driver is woken if it waits.
+    /// Something has been put in: the driver is woken if it waits for that.
     #[inline]
     fn pushed(&self, state: MutexGuard<'_, State>) {
-        let waker = self.unpark(&state);
+        let waker = if state.blocked { None } else { self.unpark(&state) };
         drop(state);
         waker.into_iter().for_each(Waker::wake);
     }
@@ -324,7 +379,7 @@ impl Outbox {
     pub(crate) fn try_push_fragment(
         &self,
         fragment: &Fragment<'_>,
-        bounds: Bounds,
+        terms: &Terms,
     ) -> Result<(), Refused> {
         let mut state = self.lock();
         if state.closed {
@@ -333,26 +388,25 @@ impl Outbox {
         let Buffered { messages, bytes } = state.buffered;
         // What waits behind the message leaves no room before its end: then a fragment is taken when
         // no other is in front of it.
-        let behind = state.behind.as_ref().map_or(0, |behind| behind.bytes);
+        let behind = state.backlog.as_ref().map_or(0, |backlog| backlog.bytes());
         let alone = bytes == behind && (messages == 0 || !fragment.first);
+        let bounds = &terms.bounds;
         let fits = bytes.saturating_add(fragment.payload.len()) <= bounds.bytes
             && (messages < bounds.messages || !fragment.first);
-        if !(fits || alone) || (fragment.first && state.behind.is_some()) {
+        if !(fits || alone) || (fragment.first && state.backlog.is_some()) {
             return Err(Refused::Full);
         }
-        state.behind.get_or_insert_default().progress = true;
-        state.buffered.bytes += fragment.payload.len();
-        state.buffered.messages += usize::from(fragment.last);
-        state.fill(|batch| batch.push_fragment(fragment));
-        if fragment.last {
-            for waiting in state.behind.take().into_iter().flat_map(|behind| behind.messages) {
-                match waiting {
-                    Waiting::Message(message) => state.push(message),
-                    Waiting::Raw(message) => state.push_raw(message),
-                    Waiting::Encoded(encoded) => state.push_encoded(encoded),
-                }
-            }
+        let backlog = state.backlog.get_or_insert_default();
+        backlog.progress = true;
+        backlog.writer = !fragment.last;
+        if fragment.last && backlog.is_empty() {
+            state.backlog = None;
         }
+        state.count(terms, |buffered| {
+            buffered.bytes += fragment.payload.len();
+            buffered.messages += usize::from(fragment.last);
+        });
+        state.fill(|batch| batch.push_fragment(fragment));
         let waker = self.unpark(&state);
         if fragment.last {
             // Whoever waits for its turn with a message of this kind.
@@ -370,7 +424,7 @@ impl Outbox {
         let mut state = self.lock();
         state.awaited = true;
         // Behind a writer, the driver watches how long.
-        let waker = if state.behind.is_some() { self.unpark(&state) } else { None };
+        let waker = if state.has_writer() { self.unpark(&state) } else { None };
         drop(state);
         waker.into_iter().for_each(Waker::wake);
         listener
@@ -428,15 +482,15 @@ impl Outbox {
     }
 
     /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
-    pub(crate) fn take(&self, written: Buffered) -> Taken {
-        let mut state = self.settled(written);
+    pub(crate) fn take(&self, written: Buffered, terms: &Terms) -> Taken {
+        let mut state = self.settled(written, terms);
         let rare = state.rare.take();
         Taken { batch: state.pop(), rare, last: state.is_empty() }
     }
 
     /// The same while messages have to wait: no batch. `last` says whether any message does.
-    pub(crate) fn take_control(&self, written: Buffered) -> Taken {
-        let mut state = self.settled(written);
+    pub(crate) fn take_control(&self, written: Buffered, terms: &Terms) -> Taken {
+        let mut state = self.settled(written, terms);
         Taken { batch: None, rare: state.rare.take(), last: state.is_empty() }
     }
 
@@ -454,18 +508,22 @@ impl Outbox {
     pub(crate) fn take_and_park(
         &self,
         written: Buffered,
+        terms: &Terms,
         waker: &Waker,
     ) -> Option<Option<Box<Batch>>> {
         let mut state = self.lock();
-        let simple = state.rare.is_none() && state.full.is_none() && state.behind.is_none();
-        if !simple || state.awaited || state.closed {
+        let simple = state.rare.is_none() && state.full.is_none() && state.backlog.is_none();
+        if !simple || state.awaited || state.closed || state.congested {
             return None;
         }
         let batch = state.filling.take();
         let carried = batch.as_ref().map(|batch| batch.carried()).unwrap_or_default();
-        state.buffered.messages -= written.messages + carried.messages;
-        state.buffered.bytes -= written.bytes + carried.bytes;
+        state.count(terms, |buffered| {
+            buffered.messages -= written.messages + carried.messages;
+            buffered.bytes -= written.bytes + carried.bytes;
+        });
         state.stalled = false;
+        state.blocked = false;
         match &state.driver {
             Some(driver) if driver.will_wake(waker) => {}
             _ => state.driver = Some(waker.clone()),
@@ -475,10 +533,11 @@ impl Outbox {
     }
 
     /// For the driver: what it took could not be sent, and waits again.
-    pub(crate) fn unsent(&self, carried: Buffered) {
-        let mut state = self.lock();
-        state.buffered.messages += carried.messages;
-        state.buffered.bytes += carried.bytes;
+    pub(crate) fn unsent(&self, carried: Buffered, terms: &Terms) {
+        self.lock().count(terms, |buffered| {
+            buffered.messages += carried.messages;
+            buffered.bytes += carried.bytes;
+        });
     }
 
     /// For the driver: nobody has put anything in since it parked.
@@ -488,8 +547,14 @@ impl Outbox {
     }
 
     /// For the driver, before it waits: from now on it is woken for whatever is put in.
-    pub(crate) fn park(&self, written: Buffered, waker: &Waker, sendable: Sendable) -> Parked {
-        let mut state = self.settled(written);
+    pub(crate) fn park(
+        &self,
+        written: Buffered,
+        terms: &Terms,
+        waker: &Waker,
+        sendable: Sendable,
+    ) -> Parked {
+        let mut state = self.settled(written, terms);
         let something = match sendable {
             Sendable::Everything => !state.is_empty() || state.rare.is_some(),
             Sendable::Control => state.rare.is_some(),
@@ -498,12 +563,17 @@ impl Outbox {
         if something {
             return Parked::No;
         }
+        if state.congested && state.buffered == Buffered::default() {
+            state.congested = false;
+            return Parked::Drained;
+        }
         let stalled = sendable != Sendable::Everything;
         if stalled {
             // It may wait for long: what waits takes no more memory than its bytes.
             state.filling = state.filling.take().map(Batch::shrink);
         }
         state.stalled = stalled;
+        state.blocked = sendable == Sendable::Nothing;
         match &state.driver {
             Some(driver) if driver.will_wake(waker) => {}
             _ => state.driver = Some(waker.clone()),
@@ -525,9 +595,9 @@ impl Outbox {
             return None;
         }
         let awaited = state.awaited;
-        let behind = state.behind.as_mut()?;
-        let progress = std::mem::take(&mut behind.progress);
-        let waiting = !behind.messages.is_empty() || (awaited && self.room.total_listeners() > 0);
+        let backlog = state.backlog.as_mut()?;
+        let progress = std::mem::take(&mut backlog.progress);
+        let waiting = !backlog.is_empty() || (awaited && self.room.total_listeners() > 0);
         waiting.then_some(progress)
     }
 
@@ -538,11 +608,9 @@ impl Outbox {
 
     /// For the driver, at the end: drops what nobody will send, and its own waker. Returns what
     /// was not delivered.
-    pub(crate) fn clear(&self, written: Buffered) -> Buffered {
-        let mut state = self.settled(written);
-        state.closed = true;
-        let batches = (state.filling.take(), state.full.take(), state.behind.take());
-        let dropped = (batches, state.driver.take());
+    pub(crate) fn clear(&self, written: Buffered, terms: &Terms) -> Buffered {
+        let mut state = self.settled(written, terms);
+        let dropped = (state.abandon(terms), state.driver.take());
         let undelivered = state.buffered;
         self.wake_senders(state);
         drop(dropped);
@@ -551,12 +619,14 @@ impl Outbox {
 
     /// The state, with what has been written off its books.
     #[inline]
-    fn settled(&self, written: Buffered) -> MutexGuard<'_, State> {
+    fn settled(&self, written: Buffered, terms: &Terms) -> MutexGuard<'_, State> {
         let mut state = self.lock();
         // Fragments are bytes of a message that is not complete.
         if written != Buffered::default() {
-            state.buffered.messages -= written.messages;
-            state.buffered.bytes -= written.bytes;
+            state.count(terms, |buffered| {
+                buffered.messages -= written.messages;
+                buffered.bytes -= written.bytes;
+            });
             if state.awaited {
                 self.wake_senders(state);
                 return self.lock();

@@ -12,6 +12,46 @@ use crate::ws::{Agreement, Header, Opcode, deflate_alone};
 /// Windows of a compressor, each of which gives another message.
 const WINDOWS: usize = (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1;
 
+/// What messages look like on their way to a session; sessions of one shape can share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Plain,
+    /// Those from so many bytes on are compressed, each for itself, for a window of this size.
+    Deflated {
+        window_bits: u8,
+        threshold: usize,
+        level: u8,
+    },
+    /// The same, but they refer to earlier ones of the same session.
+    Own {
+        threshold: usize,
+    },
+}
+
+impl Shape {
+    pub(crate) const COUNT: usize = WINDOWS + 2;
+
+    pub(crate) fn new(agreement: Agreement, threshold: usize, level: u8) -> Self {
+        match agreement.window_of_one_message() {
+            Some(window_bits) => Self::Deflated { window_bits, threshold, level },
+            None => Self::Own { threshold },
+        }
+    }
+
+    /// Its place among all.
+    pub(crate) fn index(self) -> usize {
+        match self {
+            Self::Plain => 0,
+            Self::Own { .. } => 1,
+            Self::Deflated { window_bits, .. } => 2 + window_index(window_bits),
+        }
+    }
+}
+
+fn window_index(window_bits: u8) -> usize {
+    usize::from(window_bits.saturating_sub(MIN_WINDOW_BITS)).min(WINDOWS - 1)
+}
+
 /// A message that is sent to many sessions: its frame is made once, and compressed once for each size
 /// of window that they have agreed on.
 ///
@@ -45,11 +85,6 @@ impl Prepared {
         &self.0.message
     }
 
-    /// Whether it may be compressed.
-    pub(crate) fn compress(&self) -> bool {
-        self.0.compress
-    }
-
     fn opcode(&self) -> Opcode {
         match self.0.message {
             Message::Text(_) => Opcode::Text,
@@ -58,7 +93,7 @@ impl Prepared {
     }
 
     /// The frame as it is sent without compression.
-    pub(crate) fn plain(&self) -> &Bytes {
+    fn plain(&self) -> &Bytes {
         self.0.plain.get_or_init(|| {
             let payload = self.0.message.as_bytes();
             let mut frame = Vec::with_capacity(payload.len() + Header::MAX);
@@ -68,11 +103,21 @@ impl Prepared {
         })
     }
 
-    /// The frame for a session with this agreement; `None` if that session must make its own.
-    pub(crate) fn deflated(&self, agreement: Agreement, level: u8) -> Option<&Bytes> {
-        let window_bits = agreement.window_of_one_message()?;
-        let at = usize::from(window_bits.saturating_sub(MIN_WINDOW_BITS)).min(WINDOWS - 1);
-        let frame = self.0.deflated[at].get_or_init(|| {
+    /// The frame in this shape; `None` if the session must make its own.
+    pub(crate) fn frame(&self, shape: Shape) -> Option<&Bytes> {
+        let compress = |threshold| self.0.compress && self.message().len() >= threshold;
+        match shape {
+            Shape::Deflated { window_bits, threshold, level } if compress(threshold) => {
+                Some(self.deflated(window_bits, level))
+            }
+            Shape::Own { threshold } if compress(threshold) => None,
+            _ => Some(self.plain()),
+        }
+    }
+
+    /// The compressed frame, or the plain one if that is no larger.
+    fn deflated(&self, window_bits: u8, level: u8) -> &Bytes {
+        let frame = self.0.deflated[window_index(window_bits)].get_or_init(|| {
             let mut compressed = Vec::new();
             if !deflate_alone(self.0.message.as_bytes(), &mut compressed, window_bits, level) {
                 return None;
@@ -82,7 +127,7 @@ impl Prepared {
             frame.extend_from_slice(&compressed);
             Some(frame.into())
         });
-        Some(frame.as_ref().unwrap_or_else(|| self.plain()))
+        frame.as_ref().unwrap_or_else(|| self.plain())
     }
 }
 
@@ -100,23 +145,30 @@ mod tests {
 
     #[test]
     fn a_frame_is_made_once_for_each_window() {
+        let shape = |server_window_bits, threshold| {
+            Shape::new(Agreement { server_window_bits, ..SHARED }, threshold, 6)
+        };
         let prepared = Prepared::new("again and again ".repeat(100));
         let copy = prepared.clone();
-        let small = Agreement { server_window_bits: 9, ..SHARED };
-        let frame = prepared.deflated(SHARED, 6).unwrap();
-        assert_eq!(frame.as_ptr(), copy.deflated(SHARED, 6).unwrap().as_ptr());
-        assert_ne!(frame.as_ptr(), copy.deflated(small, 6).unwrap().as_ptr());
+        let frame = prepared.frame(shape(15, 0)).unwrap();
+        assert_eq!(frame.as_ptr(), copy.frame(shape(15, 1600)).unwrap().as_ptr());
+        assert_ne!(frame.as_ptr(), copy.frame(shape(9, 0)).unwrap().as_ptr());
         assert_eq!(frame[0], 0xC1);
         assert!(frame.len() < 100);
-        assert_eq!(prepared.plain().as_ptr(), copy.plain().as_ptr());
-        assert_eq!(&prepared.plain()[..4], [0x81, 126, 0x06, 0x40]);
+        let plain = prepared.frame(Shape::Plain).unwrap();
+        assert_eq!(plain.as_ptr(), copy.frame(shape(15, 1601)).unwrap().as_ptr());
+        assert_eq!(&plain[..4], [0x81, 126, 0x06, 0x40]);
+        let places: Vec<_> = (9..=15).map(|bits| shape(bits, 0).index()).collect();
+        assert_eq!(places, (2..Shape::COUNT).collect::<Vec<_>>());
     }
 
     #[test]
     fn who_has_a_window_of_its_own_cannot_share_and_noise_is_not_compressed() {
-        let own = Agreement { server_takeover: true, ..SHARED };
+        let own = Shape::new(Agreement { server_takeover: true, ..SHARED }, 5, 6);
         let noise = Prepared::new(b"\x9f\x03\xb7\x41\xee".to_vec());
-        assert!(noise.deflated(own, 6).is_none());
-        assert_eq!(noise.deflated(SHARED, 6).unwrap().as_ptr(), noise.plain().as_ptr());
+        assert!(noise.frame(own).is_none());
+        assert!(Prepared::new("four").frame(own).is_some(), "too short to be compressed");
+        let shared = noise.frame(Shape::new(SHARED, 0, 6)).unwrap();
+        assert_eq!(shared.as_ptr(), noise.frame(Shape::Plain).unwrap().as_ptr());
     }
 }

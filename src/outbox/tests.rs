@@ -15,43 +15,50 @@ impl Wake for Wakes {
     }
 }
 
-const BOUNDS: Bounds = Bounds { messages: 3, bytes: 10 };
+/// Room for three messages of ten bytes.
+fn few() -> Terms {
+    terms(3, 10)
+}
+
+fn terms(messages: usize, bytes: usize) -> Terms {
+    Terms::new(Bounds { messages, bytes }, usize::MAX)
+}
 
 #[test]
 fn both_bounds_hold_and_the_message_comes_back() {
     let outbox = Outbox::new();
-    outbox.try_push("12345".into(), BOUNDS).unwrap();
-    match outbox.try_push("123456".into(), BOUNDS) {
+    outbox.try_push("12345".into(), &few()).unwrap();
+    match outbox.try_push("123456".into(), &few()) {
         Err(SendError::Full(message)) => assert_eq!(message.as_text(), Some("123456")),
         other => panic!("{other:?}"),
     }
-    outbox.try_push("".into(), BOUNDS).unwrap();
-    outbox.try_push("".into(), BOUNDS).unwrap();
-    assert!(matches!(outbox.try_push("".into(), BOUNDS), Err(SendError::Full(_))));
+    outbox.try_push("".into(), &few()).unwrap();
+    outbox.try_push("".into(), &few()).unwrap();
+    assert!(matches!(outbox.try_push("".into(), &few()), Err(SendError::Full(_))));
     assert_eq!(outbox.buffered(), Buffered { messages: 3, bytes: 5 });
 }
 
 #[test]
 fn a_message_larger_than_the_bound_is_taken_alone() {
     let outbox = Outbox::new();
-    outbox.try_push(vec![0; 1000].into(), BOUNDS).unwrap();
-    assert!(outbox.try_push("x".into(), BOUNDS).is_err());
+    outbox.try_push(vec![0; 1000].into(), &few()).unwrap();
+    assert!(outbox.try_push("x".into(), &few()).is_err());
 }
 
 #[test]
 fn what_was_taken_counts_until_it_is_written() {
     let outbox = Outbox::new();
     for _ in 0..3 {
-        outbox.try_push("ab".into(), BOUNDS).unwrap();
+        outbox.try_push("ab".into(), &few()).unwrap();
     }
-    let taken = outbox.take(Buffered::default());
+    let taken = outbox.take(Buffered::default(), &few());
     assert!(taken.last);
-    assert!(outbox.try_push("c".into(), BOUNDS).is_err());
+    assert!(outbox.try_push("c".into(), &few()).is_err());
     let written = taken.batch.unwrap().carried();
     assert_eq!(written, Buffered { messages: 3, bytes: 6 });
-    assert!(outbox.take(written).batch.is_none());
+    assert!(outbox.take(written, &few()).batch.is_none());
     assert_eq!(outbox.buffered(), Buffered::default());
-    outbox.try_push("c".into(), BOUNDS).unwrap();
+    outbox.try_push("c".into(), &few()).unwrap();
 }
 
 #[test]
@@ -59,21 +66,21 @@ fn a_parked_driver_is_woken_once_and_a_busy_one_is_not() {
     let outbox = Outbox::new();
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
-    outbox.try_push("a".into(), BOUNDS).unwrap();
+    outbox.try_push("a".into(), &few()).unwrap();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
-    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
-    assert!(outbox.take(Buffered::default()).batch.is_some());
+    assert_eq!(outbox.park(Buffered::default(), &few(), &waker, Sendable::Everything), Parked::No);
+    assert!(outbox.take(Buffered::default(), &few()).batch.is_some());
     assert_eq!(
-        outbox.park(Buffered { messages: 1, bytes: 1 }, &waker, Sendable::Everything),
+        outbox.park(Buffered { messages: 1, bytes: 1 }, &few(), &waker, Sendable::Everything),
         Parked::Yes
     );
-    outbox.try_push("b".into(), BOUNDS).unwrap();
-    outbox.try_push("c".into(), BOUNDS).unwrap();
+    outbox.try_push("b".into(), &few()).unwrap();
+    outbox.try_push("c".into(), &few()).unwrap();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
-    drop(outbox.take(Buffered::default()));
-    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::Yes);
+    drop(outbox.take(Buffered::default(), &few()));
+    assert_eq!(outbox.park(Buffered::default(), &few(), &waker, Sendable::Everything), Parked::Yes);
     outbox.awake();
-    outbox.try_push("d".into(), Bounds { messages: 9, bytes: 99 }).unwrap();
+    outbox.try_push("d".into(), &terms(9, 99)).unwrap();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "it runs, and will look before it waits");
 }
 
@@ -81,30 +88,30 @@ fn a_parked_driver_is_woken_once_and_a_busy_one_is_not() {
 fn messages_that_wait_for_the_rate_keep_nobody_awake_and_control_does() {
     let outbox = Outbox::new();
     outbox.pace();
-    outbox.try_push("a".into(), BOUNDS).unwrap();
-    let taken = outbox.take_control(Buffered::default());
+    outbox.try_push("a".into(), &few()).unwrap();
+    let taken = outbox.take_control(Buffered::default(), &few());
     assert!(taken.batch.is_none() && !taken.last);
     let waker = Waker::noop();
-    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::Yes);
+    assert_eq!(outbox.park(Buffered::default(), &few(), waker, Sendable::Control), Parked::Yes);
     assert!(outbox.ping(b"x"));
     assert!(!outbox.is_parked(), "the driver is woken");
-    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::Yes);
-    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Control), Parked::No);
-    assert!(outbox.take_control(Buffered::default()).ping().is_some());
+    assert_eq!(outbox.park(Buffered::default(), &few(), waker, Sendable::Nothing), Parked::Yes);
+    assert_eq!(outbox.park(Buffered::default(), &few(), waker, Sendable::Control), Parked::No);
+    assert!(outbox.take_control(Buffered::default(), &few()).ping().is_some());
     outbox.request(Request::Abort);
-    assert_eq!(outbox.park(Buffered::default(), waker, Sendable::Nothing), Parked::No);
+    assert_eq!(outbox.park(Buffered::default(), &few(), waker, Sendable::Nothing), Parked::No);
 }
 
 #[test]
 fn what_goes_out_at_a_rate_is_in_small_batches() {
     let outbox = Outbox::new();
     outbox.pace();
-    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    let terms = terms(1000, usize::MAX);
     for _ in 0..100 {
-        outbox.try_push(vec![7; 1000].into(), bounds).unwrap();
+        outbox.try_push(vec![7; 1000].into(), &terms).unwrap();
     }
     let mut messages = 0;
-    while let Some(batch) = outbox.take(Buffered::default()).batch {
+    while let Some(batch) = outbox.take(Buffered::default(), &few()).batch {
         assert!(batch.carried().messages <= 5, "{:?}", batch.carried());
         messages += batch.carried().messages;
     }
@@ -121,15 +128,15 @@ fn what_waits_for_a_rate_takes_no_more_memory_than_its_bytes() {
     sent.into_iter().for_each(Batch::give);
     let outbox = Outbox::new();
     outbox.pace();
-    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    let terms = terms(1000, usize::MAX);
     for _ in 0..5 {
-        outbox.try_push(vec![7; 4095].into(), bounds).unwrap();
+        outbox.try_push(vec![7; 4095].into(), &terms).unwrap();
     }
-    outbox.try_push("the last one".into(), bounds).unwrap();
-    let parked = outbox.park(Buffered::default(), Waker::noop(), Sendable::Control);
+    outbox.try_push("the last one".into(), &terms).unwrap();
+    let parked = outbox.park(Buffered::default(), &few(), Waker::noop(), Sendable::Control);
     assert_eq!(parked, Parked::Yes);
     let (mut batches, mut capacity) = (0, 0);
-    while let Some(batch) = outbox.take(Buffered::default()).batch {
+    while let Some(batch) = outbox.take(Buffered::default(), &few()).batch {
         batches += 1;
         capacity += batch.capacity();
     }
@@ -142,17 +149,17 @@ fn what_is_taken_and_parked_is_off_the_books_and_comes_back_if_it_could_not_be_s
     let outbox = Outbox::new();
     let wakes = Arc::new(Wakes::default());
     let waker = Waker::from(Arc::clone(&wakes));
-    outbox.try_push("abc".into(), BOUNDS).unwrap();
-    let batch = outbox.take_and_park(Buffered::default(), &waker).unwrap().unwrap();
+    outbox.try_push("abc".into(), &few()).unwrap();
+    let batch = outbox.take_and_park(Buffered::default(), &few(), &waker).unwrap().unwrap();
     assert_eq!(outbox.buffered(), Buffered::default());
     assert!(outbox.is_parked());
-    outbox.try_push("d".into(), BOUNDS).unwrap();
+    outbox.try_push("d".into(), &few()).unwrap();
     assert!(!outbox.is_parked(), "the driver is woken, and must look before it waits");
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
-    assert_eq!(outbox.park(Buffered::default(), &waker, Sendable::Everything), Parked::No);
-    outbox.unsent(batch.carried());
+    assert_eq!(outbox.park(Buffered::default(), &few(), &waker, Sendable::Everything), Parked::No);
+    outbox.unsent(batch.carried(), &few());
     assert_eq!(outbox.buffered(), Buffered { messages: 2, bytes: 4 });
-    assert_eq!(outbox.clear(batch.carried()), Buffered { messages: 1, bytes: 1 });
+    assert_eq!(outbox.clear(batch.carried(), &few()), Buffered { messages: 1, bytes: 1 });
 }
 
 #[test]
@@ -160,14 +167,14 @@ fn taking_and_parking_leaves_alone_what_is_not_simple() {
     let waker = Waker::noop();
     let requested = Outbox::new();
     requested.request(Request::Abort);
-    assert!(requested.take_and_park(Buffered::default(), waker).is_none());
+    assert!(requested.take_and_park(Buffered::default(), &few(), waker).is_none());
     assert!(matches!(requested.take_request(), Some(Request::Abort)));
     let pinged = Outbox::new();
     assert!(pinged.ping(b"x"));
-    assert!(pinged.take_and_park(Buffered::default(), waker).is_none());
+    assert!(pinged.take_and_park(Buffered::default(), &few(), waker).is_none());
     let awaited = Outbox::new();
     let _listener = awaited.room();
-    assert!(awaited.take_and_park(Buffered::default(), waker).is_none());
+    assert!(awaited.take_and_park(Buffered::default(), &few(), waker).is_none());
     assert!(!awaited.is_parked());
 }
 
@@ -177,9 +184,9 @@ fn the_first_close_wins_an_abort_overtakes_it_and_nothing_follows() {
     let close = |reason| Request::Close(CloseFrame::new(crate::message::CloseCode::NORMAL, reason));
     outbox.request(close("first"));
     outbox.request(close("second"));
-    assert!(matches!(outbox.try_push("x".into(), BOUNDS), Err(SendError::Closed(_))));
+    assert!(matches!(outbox.try_push("x".into(), &few()), Err(SendError::Closed(_))));
     assert!(!outbox.ping(b"x"));
-    match outbox.take(Buffered::default()).request() {
+    match outbox.take(Buffered::default(), &few()).request() {
         Some(Request::Close(close)) => assert_eq!(close.reason.as_str(), "first"),
         other => panic!("{other:?}"),
     }
@@ -190,13 +197,13 @@ fn the_first_close_wins_an_abort_overtakes_it_and_nothing_follows() {
 #[test]
 fn batches_come_out_in_the_order_in_which_they_were_filled() {
     let outbox = Outbox::new();
-    let bounds = Bounds { messages: 1000, bytes: usize::MAX };
+    let terms = terms(1000, usize::MAX);
     for i in 0..=255_u8 {
-        outbox.try_push(vec![i; 4000].into(), bounds).unwrap();
+        outbox.try_push(vec![i; 4000].into(), &terms).unwrap();
     }
     let (mut all, mut batches) = (Vec::new(), 0);
     loop {
-        let taken = outbox.take(Buffered::default());
+        let taken = outbox.take(Buffered::default(), &few());
         let Some(batch) = taken.batch else {
             break;
         };

@@ -19,11 +19,12 @@ use crate::config::{ClientCertificates, Tls};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
-use crate::hub::Hub;
+use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
+use crate::outbox::{Gap, SlowPeer};
 use crate::session::{
-    Closed, Closures, Handler, HandlerError, Incoming, IntoOutcome, Rates, Session, SessionRates,
-    Set, Streaming,
+    Closed, Closures, GapHook, Handler, HandlerError, Incoming, IntoOutcome, Rates, Session,
+    SessionRates, Set, Streaming,
 };
 #[cfg(feature = "tls")]
 use crate::tls::Store;
@@ -239,6 +240,71 @@ impl<H> Builder<H> {
         self
     }
 
+    /// What is done with publications for sessions that do not keep up; without this call they are
+    /// closed with 1013.
+    pub fn slow_peer(mut self, policy: SlowPeer) -> Self {
+        self.config.slow_peer = policy;
+        self
+    }
+
+    /// The same for each room by its name, asked when its first member joins.
+    ///
+    /// ```
+    /// use coracle::{Server, SlowPeer};
+    ///
+    /// let server = Server::builder().room_policy(|room| match room {
+    ///     "prices" => SlowPeer::Conflate,
+    ///     _ => SlowPeer::Close,
+    /// });
+    /// ```
+    pub fn room_policy(
+        mut self,
+        policy: impl Fn(&str) -> SlowPeer + Send + Sync + 'static,
+    ) -> Self {
+        self.config.room_policy = Some(RoomPolicy::new(policy));
+        self
+    }
+
+    /// What the others in a room are told when somebody comes or goes. `hook` is asked after each join and
+    /// each leave, also of a session that has ended, on the thread on which it happens; it must not block.
+    ///
+    /// ```
+    /// use coracle::{PresenceChange, Publication, Server};
+    ///
+    /// let server = Server::builder().on_presence(|event| {
+    ///     let name = event.data.as_deref()?;
+    ///     Some(Publication::new(match event.change {
+    ///         PresenceChange::Joined => format!("{name} has come"),
+    ///         PresenceChange::Left => format!("{name} has gone"),
+    ///     }))
+    /// });
+    /// ```
+    pub fn on_presence(
+        mut self,
+        hook: impl Fn(&PresenceEvent<'_>) -> Option<Publication> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.presence = Some(PresenceHook::new(hook));
+        self
+    }
+
+    /// What a peer is told where publications for it were dropped. `hook` is asked when everything before
+    /// the gap has been handed on and nothing behind it has; what it returns is sent in its place. It must
+    /// not block.
+    ///
+    /// ```
+    /// use coracle::Server;
+    ///
+    /// let server = Server::builder()
+    ///     .on_gap(|_session, gap| Some(format!("{} messages missed", gap.dropped()).into()));
+    /// ```
+    pub fn on_gap(
+        mut self,
+        hook: impl Fn(&Session, &Gap) -> Option<Message> + Send + Sync + 'static,
+    ) -> Self {
+        self.config.gap = Some(GapHook::new(hook));
+        self
+    }
+
     /// Replaces all callbacks by one value.
     pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
         Builder { config: self.config, listeners: self.listeners, handler }
@@ -383,7 +449,7 @@ impl<H: Handler> Builder<H> {
             .map(|listening| listening.bound.addr())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
-        let hub = Hub::new(self.config, Clock::kernel());
+        let hub = Hub::new(self.config, Clock::kernel(), workers);
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }
@@ -485,6 +551,8 @@ fn check(config: &Config) -> Result<usize> {
         ("limits.fragments", limits.fragments as usize),
         ("limits.head_bytes", limits.head_bytes),
         ("limits.outbox_messages", limits.outbox_messages),
+        ("limits.room_members", limits.room_members),
+        ("limits.session_rooms", limits.session_rooms),
         ("limits.sessions", limits.sessions.unwrap_or(1)),
         ("limits.sessions_per_address", limits.sessions_per_address.unwrap_or(1)),
         ("limits.handshakes", limits.handshakes.unwrap_or(1)),

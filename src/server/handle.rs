@@ -15,6 +15,7 @@ use super::signals::Listening;
 use crate::error::{Error, Result};
 use crate::http::Handover;
 use crate::http::handover::Handed;
+use crate::hub::Rooms;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::transport::{ListenAddr, MemoryStream, Peer, Stream, pair};
@@ -254,6 +255,12 @@ impl ServerHandle {
     /// A worker listens to the signals.
     pub(super) fn leave_signals_to_worker(&self) {
         *self.0.signals.lock().unwrap_or_else(PoisonError::into_inner) = Signals::Worker;
+    }
+
+    /// The rooms of the server, to publish to them.
+    #[must_use]
+    pub fn rooms(&self) -> Rooms {
+        Rooms::new(Arc::clone(&self.0.crew.hub))
     }
 
     /// Begins to stop; see [`Shutdown::request_stop`]. Never blocks.

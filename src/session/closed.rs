@@ -113,6 +113,12 @@ pub enum Cause {
     /// The peer accepted no byte for
     /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall).
     WriteStalled,
+    /// More was published than may wait for this peer, and the policy was
+    /// [`SlowPeer::Close`](crate::SlowPeer::Close).
+    SlowPeer,
+    /// More waited for all peers together than
+    /// [`Limits::outboxes_bytes`](crate::config::Limits::outboxes_bytes), and for this one the most.
+    OverBudget,
     /// Others waited for a [`MessageWriter`](crate::MessageWriter) of which nothing came for
     /// [`Timeouts::writer`](crate::config::Timeouts::writer).
     WriterStalled,
@@ -139,6 +145,8 @@ impl fmt::Display for Cause {
             Self::PongTimeout => "no pong",
             Self::IdleTimeout => "idle",
             Self::WriteStalled => "peer accepts no bytes",
+            Self::SlowPeer => "peer too slow for what is published",
+            Self::OverBudget => "too much waits for all peers together",
             Self::WriterStalled => "message writer writes nothing",
             Self::LifetimeReached => "lifetime reached",
             Self::Stopping => "server stops",

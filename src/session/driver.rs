@@ -49,6 +49,10 @@ pub(crate) fn drive<H: Handler>(
         loop {
             // `while let` would keep it beside the callback that has been given it.
             let Some(message) = poll_fn(|cx| link.poll_message(cx)).await else {
+                if link.take_drained() {
+                    Box::pin(tell_drained(&mut link, handler)).await;
+                    continue;
+                }
                 break;
             };
             let outcome = pin!(call(|| handler.message(&session, message)));
@@ -65,12 +69,29 @@ pub(crate) fn drive<H: Handler>(
 /// would have to have room for it as well.
 async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
     let session = link.session().clone();
-    while let Some(incoming) = poll_fn(|cx| link.poll_stream(cx)).await {
+    loop {
+        let Some(incoming) = poll_fn(|cx| link.poll_stream(cx)).await else {
+            if link.take_drained() {
+                tell_drained(link, handler).await;
+                continue;
+            }
+            return;
+        };
         let outcome = pin!(call(|| handler.stream(&session, incoming)));
         let outcome = Alongside::new(link, outcome).await;
         if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
             Box::pin(conclude(link, handler, outcome)).await;
         }
+    }
+}
+
+/// Nothing waits for the peer any more.
+async fn tell_drained<H: Handler>(link: &mut Link, handler: &H) {
+    let session = link.session().clone();
+    let outcome = pin!(call(|| handler.drain(&session)));
+    let outcome = Alongside::new(link, outcome).await;
+    if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
+        conclude(link, handler, outcome).await;
     }
 }
 

@@ -14,9 +14,9 @@ use futures_lite::AsyncRead;
 
 use super::writer::{MessageWriter, send_from};
 use crate::error::{SendError, WriteError};
-use crate::hub::{Hub, Member, SessionId};
-use crate::message::{CloseCode, Kind, Message, Outgoing};
-use crate::outbox::{Buffered, Encoded, Prepared, Request};
+use crate::hub::{Hub, JoinError, Member, Rooms, SessionId};
+use crate::message::{CloseCode, Kind, Message, Outgoing, Text};
+use crate::outbox::{Buffered, Encoded, Losses, Prepared, Request, SlowPeer};
 use crate::shutdown::Shutdown;
 use crate::transport::Peer;
 use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
@@ -123,10 +123,14 @@ impl Session {
     #[inline]
     fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
         let member = &*self.0;
-        if compress && member.deflate.is_some() && member.deflates(message.len()) {
-            return member.outbox.try_push_raw(message, member.hub.outbox_bounds());
-        }
-        member.outbox.try_push(message, member.hub.outbox_bounds())
+        let (outbox, terms) = (&member.outbox, &member.hub.terms);
+        let pushed = if compress && member.deflate.is_some() && member.deflates(message.len()) {
+            outbox.try_push_raw(message, terms)
+        } else {
+            outbox.try_push(message, terms)
+        };
+        member.hub.heed_budget();
+        pushed
     }
 
     /// Queues a message that goes to many sessions, if there is room now; it is encoded and compressed
@@ -138,16 +142,12 @@ impl Session {
     /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
     pub fn try_send_prepared(&self, prepared: &Prepared) -> Result<(), SendError> {
         let (member, message) = (&*self.0, prepared.message());
-        let compress = prepared.compress() && member.deflates(message.len());
-        let frame = match member.deflate.filter(|_| compress) {
-            None => Some(prepared.plain()),
-            Some(agreement) => prepared.deflated(agreement, member.hub.config.deflate_level()),
-        };
-        let Some(frame) = frame else {
+        let Some(frame) = prepared.frame(member.shape()) else {
             return self.try_push(message.clone(), true);
         };
-        let encoded = Encoded { frame: frame.clone(), payload: message.len() };
-        let pushed = member.outbox.try_push_encoded(encoded, member.hub.outbox_bounds());
+        let encoded = Encoded { frame: frame.clone(), messages: 1, payload: message.len() };
+        let pushed = member.outbox.try_push_encoded(encoded, &member.hub.terms);
+        member.hub.heed_budget();
         pushed.map_err(|refused| refused.with(message.clone()))
     }
 
@@ -213,6 +213,64 @@ impl Session {
     #[must_use]
     pub fn buffered(&self) -> Buffered {
         self.0.outbox.buffered()
+    }
+
+    /// Makes the session a member of a room, which comes into being with its first member: it gets what is
+    /// published to the room from now on. Returns false if it was one already.
+    ///
+    /// It leaves all its rooms when it ends, before [`Handler::close`](crate::Handler::close) is called.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`] says which bound is reached, or that the session is ending.
+    pub fn join(&self, room: &str) -> Result<bool, JoinError> {
+        self.0.hub.rooms.join(&self.0, room, None)
+    }
+
+    /// The same with something that others see of it: [`Rooms::members`], and
+    /// [`Builder::on_presence`](crate::Builder::on_presence). A name, or JSON.
+    ///
+    /// # Errors
+    ///
+    /// As of [`join`](Self::join).
+    pub fn join_as(&self, room: &str, data: impl Into<Text>) -> Result<bool, JoinError> {
+        self.0.hub.rooms.join(&self.0, room, Some(data.into()))
+    }
+
+    /// Takes the session out of a room: nothing of it is queued for it any more, also not of what has been
+    /// published and not handed on yet. Returns false if it was no member.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn leave(&self, room: &str) -> bool {
+        self.0.hub.rooms.leave(&self.0, room)
+    }
+
+    /// Takes the session out of all its rooms. Returns how many those were.
+    #[expect(clippy::must_use_candidate, reason = "called for what it does")]
+    pub fn leave_all(&self) -> usize {
+        self.0.hub.rooms.leave_all(&self.0)
+    }
+
+    /// The names of the rooms that the session is in, in the order in which it joined them.
+    #[must_use]
+    pub fn joined(&self) -> Vec<Text> {
+        self.0.hub.rooms.joined(self.0.id)
+    }
+
+    /// The rooms of the server, to publish to them.
+    #[must_use]
+    pub fn rooms(&self) -> Rooms {
+        Rooms::new(Arc::clone(&self.0.hub))
+    }
+
+    /// What is done with publications for this session when it does not keep up, whatever its rooms say.
+    pub fn set_slow_peer(&self, policy: SlowPeer) {
+        self.0.outbox.set_policy(policy);
+    }
+
+    /// What its slowness has cost the session.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.0.outbox.losses()
     }
 
     /// The round trip of the last keep-alive ping, measured by the server from handing it to the

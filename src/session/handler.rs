@@ -122,6 +122,17 @@ pub trait Handler: Send + Sync + 'static {
         refused()
     }
 
+    /// There had been too much for the peer: a publication was dropped, or
+    /// [`try_send`](Session::try_send) gave a message back. Now the kernel has taken everything.
+    ///
+    /// # Errors
+    ///
+    /// Any; the session is then closed with 1011.
+    async fn drain(&self, session: &Session) -> Outcome {
+        let _ = session;
+        Ok(Flow::Continue)
+    }
+
     /// The session has ended; it is in no list any more. Called exactly once for every `open`.
     ///
     /// It may take [`Timeouts::close`](crate::config::Timeouts::close) and is then dropped.

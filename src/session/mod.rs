@@ -2,6 +2,7 @@
 
 mod closed;
 mod driver;
+mod gaps;
 mod handle;
 mod handler;
 mod incoming;
@@ -12,6 +13,7 @@ mod writer;
 
 pub use closed::{Cause, Closed, Phase, Side, Timer};
 pub(crate) use driver::drive;
+pub use gaps::GapHook;
 pub use handle::{Sending, Session, Sessions, Traffic};
 pub use handler::{
     Closures, Flow, Handler, HandlerError, IntoOutcome, Outcome, Set, Streaming, Unset,

@@ -137,7 +137,7 @@ impl MessageWriter {
                 last,
                 payload: &self.rest[..len],
             };
-            match member.outbox.try_push_fragment(&fragment, member.hub.outbox_bounds()) {
+            match member.outbox.try_push_fragment(&fragment, &member.hub.terms) {
                 Ok(()) => {
                     drop(self.rest.split_to(len));
                     self.stage = if last { Stage::Over } else { Stage::Begun };

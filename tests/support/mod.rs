@@ -331,6 +331,14 @@ impl Raw {
         reason
     }
 
+    /// Reads one text message.
+    #[track_caller]
+    pub fn expect_text(&mut self) -> String {
+        let frame = self.read_frame();
+        assert_eq!(frame.opcode, TEXT, "{frame:?}");
+        String::from_utf8(frame.payload).expect("a text is text")
+    }
+
     /// Sends text and waits for its echo: everything sent before has been handled.
     #[track_caller]
     pub fn echo(&mut self, text: &str) {

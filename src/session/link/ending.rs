@@ -114,6 +114,15 @@ impl Link {
             Request::Abort => return self.end_now(Side::Server, Cause::Aborted, None),
             Request::Close(close) => close,
             Request::Unfinished => CloseFrame::new(CloseCode::INTERNAL, "message not finished"),
+            Request::TooSlow => {
+                let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "too slow");
+                return self.end(Side::Server, Cause::SlowPeer, Some(close), Then::AwaitPeer);
+            }
+            Request::OverBudget => {
+                let close =
+                    CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "server is short of memory");
+                return self.end(Side::Server, Cause::OverBudget, Some(close), Then::FinishAnyway);
+            }
         };
         self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
     }
@@ -372,7 +381,8 @@ impl Link {
 
     fn drop_queue(&mut self) {
         let written = std::mem::take(&mut self.written);
-        self.session.member().outbox.clear(written);
+        let member = self.session.member();
+        member.outbox.clear(written, &member.hub.terms);
     }
 
     /// Ends the session without a close frame.
@@ -405,7 +415,8 @@ impl Link {
         self.batch = None;
         self.pongs = None;
         let written = std::mem::take(&mut self.written);
-        let undelivered = self.session.member().outbox.clear(written);
+        let member = self.session.member();
+        let undelivered = member.outbox.clear(written, &member.hub.terms);
         let now = self.worker.now();
         if let Some(ending) = &mut self.ending {
             ending.phase.get_or_insert(Phase::Closing);

@@ -1,6 +1,7 @@
 //! What the peer is sent.
 
 use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, ready};
 
 use super::ending::Then;
@@ -75,7 +76,8 @@ impl Link {
         let plain = self.pongs.is_none() && !self.ping_due && self.pace.is_none();
         if self.stage == Stage::Open && plain {
             let outbox = &self.session.member().outbox;
-            if let Some(batch) = outbox.take_and_park(self.written, cx.waker()) {
+            let terms = &self.session.member().hub.terms;
+            if let Some(batch) = outbox.take_and_park(self.written, terms, cx.waker()) {
                 self.written = Buffered::default();
                 self.prepaid = true;
                 self.batch = batch;
@@ -92,8 +94,13 @@ impl Link {
         }
         let written = std::mem::take(&mut self.written);
         let held = self.must_not_write();
-        let outbox = &self.session.member().outbox;
-        let mut taken = if held { outbox.take_control(written) } else { outbox.take(written) };
+        if !held {
+            self.heed_gaps();
+        }
+        let member = self.session.member();
+        let (outbox, terms) = (&member.outbox, &member.hub.terms);
+        let mut taken =
+            if held { outbox.take_control(written, terms) } else { outbox.take(written, terms) };
         if held && taken.last {
             self.nothing_to_write();
         }
@@ -128,6 +135,22 @@ impl Link {
         self.batch = taken.batch;
         self.deflate();
         taken.last
+    }
+
+    /// Where publications were dropped that come next, the application says what the peer is told.
+    fn heed_gaps(&mut self) {
+        while let Some(gap) = self.session.member().outbox.take_gap() {
+            let member = self.session.member();
+            let Some(hook) = &member.hub.config.gap else {
+                continue;
+            };
+            match catch_unwind(AssertUnwindSafe(|| hook.ask(&self.session, &gap))) {
+                Ok(None) => {}
+                // It comes next: behind it there may be another one.
+                Ok(Some(message)) => return member.outbox.fill_gap(message, &member.hub.terms),
+                Err(panic) => return self.panicked("on_gap", &*panic),
+            }
+        }
     }
 
     /// Compresses what is to be compressed of the batch.
@@ -176,7 +199,8 @@ impl Link {
     pub(super) fn unpay(&mut self) {
         if std::mem::take(&mut self.prepaid) {
             if let Some(batch) = &self.batch {
-                self.session.member().outbox.unsent(batch.carried());
+                let member = self.session.member();
+                member.outbox.unsent(batch.carried(), &member.hub.terms);
             }
         }
     }

@@ -78,6 +78,8 @@ pub(crate) struct Link {
     woken: bool,
     /// A timer may be over; looked at after what had arrived before has been read.
     timers_due: bool,
+    /// The application is to hear that nothing waits for the peer any more.
+    drained: bool,
     /// The batch is off the outbox's books, and the outbox wakes us for what is put in.
     prepaid: bool,
     frames_left: u16,
@@ -135,6 +137,7 @@ impl Link {
             cut: false,
             woken: true,
             timers_due: false,
+            drained: false,
             prepaid: false,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
@@ -185,6 +188,12 @@ impl Link {
         Poll::Ready(self.streaming.as_mut().and_then(|streaming| streaming.begun.take()))
     }
 
+    /// Whether it was not a message that was ready, but this: there had been too much for the peer, and now
+    /// nothing waits for it any more.
+    pub(super) fn take_drained(&mut self) -> bool {
+        std::mem::take(&mut self.drained)
+    }
+
     /// Does everything but deliver messages, while a callback is pending; ready when the session
     /// has ended.
     pub(super) fn poll_background(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -211,7 +220,7 @@ impl Link {
             if let Some(message) = self.parse(deliver) {
                 return Poll::Ready(Some(message));
             }
-            if deliver && self.has_begun() {
+            if deliver && (self.has_begun() || self.drained) {
                 return Poll::Ready(None);
             }
             if self.must_pong() {
@@ -304,7 +313,8 @@ impl Link {
         if self.stage != Stage::Open && self.release() {
             return false;
         }
-        let outbox = &self.session.member().outbox;
+        let member = self.session.member();
+        let outbox = &member.outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
             self.begin_turn();
             return true;
@@ -318,8 +328,12 @@ impl Link {
         } else {
             Sendable::Everything
         };
-        match outbox.park(written, cx.waker(), sendable) {
+        match outbox.park(written, &member.hub.terms, cx.waker(), sendable) {
             Parked::No => return self.heed_request(),
+            Parked::Drained => {
+                self.drained = self.stage == Stage::Open;
+                return false;
+            }
             Parked::Yes => self.timers.nobody_behind_writer(),
             Parked::BehindWriter { progress } => {
                 self.timers.behind_writer(self.worker.now(), progress);

@@ -1,0 +1,305 @@
+//! Rooms: who is in which, and how what is published reaches the members.
+//!
+//! A room is there as long as it has members. What is published to it goes through its own lock, in which
+//! it is put on the list of each worker that has members, once; the worker hands it on to its own members
+//! when those who publish have had their turn. So nobody who publishes waits for a member, and all members
+//! see the same order.
+//!
+//! Locks are taken in this order: a shard of the names, a room's flow, its seats, a shard of the places, an
+//! outbox; of each kind one at a time.
+
+mod delivery;
+mod handle;
+mod mailbox;
+mod presence;
+mod publication;
+mod room;
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{Hub, Member, SessionId};
+use crate::message::Text;
+use crate::outbox::SlowPeer;
+
+pub use handle::{PublishError, RoomStats, Rooms};
+use mailbox::Posts;
+pub use presence::{Presence, PresenceChange, PresenceEvent, PresenceHook, RoomPolicy};
+pub use publication::{Audience, Publication};
+use publication::{Item, Line};
+use room::{Card, Place, Room, Sat};
+
+/// The names of the rooms, and the places of the sessions, are behind so many locks each, so that workers
+/// rarely meet.
+const SHARDS: usize = 64;
+
+/// Longest name of a room, in bytes: it often comes from a client, and is kept.
+const NAME_BYTES: usize = 256;
+
+/// All rooms of one server.
+pub(crate) struct Index {
+    hasher: RandomState,
+    names: Box<[Mutex<HashMap<Text, Arc<Room>>>]>,
+    /// Which rooms a session is in. Those that are in none are not here, and cost nothing.
+    places: Box<[Mutex<HashMap<SessionId, Vec<Place>>>]>,
+    /// The room that all sessions are in; it has no seats.
+    everyone: Arc<Room>,
+    posts: Posts,
+    line: Arc<Line>,
+    counts: Counts,
+}
+
+/// What has happened to publications so far.
+#[derive(Default)]
+struct Counts {
+    published: AtomicU64,
+    dropped: AtomicU64,
+    conflated: AtomicU64,
+    too_slow: AtomicU64,
+    over_budget: AtomicU64,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64, n: u32) {
+        if n > 0 {
+            counter.fetch_add(n.into(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why a session did not become a member of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// The session is ending or has ended.
+    Closed,
+    /// The room has as many members as it may have:
+    /// [`Limits::room_members`](crate::config::Limits::room_members).
+    RoomFull,
+    /// The session is in as many rooms as it may be in:
+    /// [`Limits::session_rooms`](crate::config::Limits::session_rooms).
+    TooManyRooms,
+    /// The name is empty, or longer than 256 bytes.
+    BadName,
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the session is closed",
+            Self::RoomFull => "the room is full (`limits.room_members`)",
+            Self::TooManyRooms => "the session is in too many rooms (`limits.session_rooms`)",
+            Self::BadName => "a room's name has 1 to 256 bytes",
+        })
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Index {
+    pub(super) fn new(workers: usize, published_bytes: usize) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            names: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            places: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            everyone: Arc::new(Room::new(Text::default(), SlowPeer::default())),
+            posts: Posts::new(workers),
+            line: Line::new(published_bytes),
+            counts: Counts::default(),
+        }
+    }
+
+    fn names_of(&self, name: &str) -> MutexGuard<'_, HashMap<Text, Arc<Room>>> {
+        lock(&self.names[self.hasher.hash_one(name) as usize % SHARDS])
+    }
+
+    fn places_of(&self, id: SessionId) -> MutexGuard<'_, HashMap<SessionId, Vec<Place>>> {
+        lock(&self.places[id.index() % SHARDS])
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Room>> {
+        self.names_of(name).get(name).map(Arc::clone)
+    }
+
+    /// The rooms that a session is in, in the order in which it joined them.
+    pub(crate) fn joined(&self, id: SessionId) -> Vec<Text> {
+        let places = self.places_of(id);
+        places.get(&id).into_iter().flatten().map(|place| place.room.name.clone()).collect()
+    }
+
+    /// Makes a session a member of a room. False if it is one already.
+    pub(crate) fn join(
+        &self,
+        member: &Arc<Member>,
+        name: &str,
+        data: Option<Text>,
+    ) -> Result<bool, JoinError> {
+        if name.is_empty() || name.len() > NAME_BYTES {
+            return Err(JoinError::BadName);
+        }
+        let hub = &*member.hub;
+        let limits = &hub.config.limits;
+        // The application says it, so it is asked before anything is locked.
+        let mut policy = None;
+        if self.find(name).is_none() {
+            let config = &hub.config;
+            policy = Some(config.room_policy.as_ref().map_or(config.slow_peer, |it| it.of(name)));
+        }
+        let since = hub.clock.coarse();
+        let card = Card { data: data.clone(), since };
+        let mut outcome = Ok(true);
+        let members = {
+            let mut names = self.names_of(name);
+            let room = match names.get(name) {
+                Some(room) => Arc::clone(room),
+                None => {
+                    let room = Room::new(name.into(), policy.unwrap_or(hub.config.slow_peer));
+                    let room = Arc::new(room);
+                    names.insert(room.name.clone(), Arc::clone(&room));
+                    room
+                }
+            };
+            let sat = room.sit(member, card, limits.room_members, |seat| {
+                let mut places = self.places_of(member.id);
+                // Before it is asked whether it has ended: whoever ends it looks at this afterwards.
+                member.social.store(true, Ordering::SeqCst);
+                let entry = places.entry(member.id).or_default();
+                outcome = if member.outbox.is_closed() {
+                    Err(JoinError::Closed)
+                } else if entry.iter().any(|place| place.is(name)) {
+                    Ok(false)
+                } else if entry.len() >= limits.session_rooms {
+                    Err(JoinError::TooManyRooms)
+                } else {
+                    entry.push(Place { room: Arc::clone(&room), seat });
+                    return true;
+                };
+                if entry.is_empty() {
+                    places.remove(&member.id);
+                }
+                false
+            });
+            match sat {
+                Sat::Yes { members } => members,
+                Sat::No | Sat::Full => {
+                    if room.is_empty() {
+                        names.remove(name);
+                    }
+                    if matches!(sat, Sat::Full) {
+                        outcome = Err(JoinError::RoomFull);
+                    }
+                    return outcome;
+                }
+            }
+        };
+        let change = PresenceChange::Joined;
+        self.tell(hub, &PresenceEvent { room: name, session: member.id, data, change, members });
+        outcome
+    }
+
+    /// Takes a session out of a room. False if it was not in it.
+    pub(crate) fn leave(&self, member: &Member, name: &str) -> bool {
+        let (seat, members) = {
+            let mut names = self.names_of(name);
+            let place = {
+                let mut places = self.places_of(member.id);
+                let Some(entry) = places.get_mut(&member.id) else {
+                    return false;
+                };
+                let Some(at) = entry.iter().position(|place| place.is(name)) else {
+                    return false;
+                };
+                let place = entry.remove(at);
+                if entry.is_empty() {
+                    places.remove(&member.id);
+                }
+                place
+            };
+            let (seat, members) = place.room.rise(member.worker, place.seat);
+            if members == 0 {
+                names.remove(name);
+            }
+            (seat, members)
+        };
+        // What it holds may be the application's, and is dropped without a lock.
+        let data = seat.and_then(|seat| seat.card.data.clone());
+        let (room, change) = (name, PresenceChange::Left);
+        self.tell(&member.hub, &PresenceEvent { room, session: member.id, data, change, members });
+        true
+    }
+
+    /// Takes a session out of all its rooms. Returns how many those were.
+    pub(crate) fn leave_all(&self, member: &Member) -> usize {
+        if !member.social.load(Ordering::SeqCst) {
+            return 0;
+        }
+        // Once, and not until there are none: somebody may go on joining.
+        let rooms = self.joined(member.id);
+        rooms.iter().filter(|name| self.leave(member, name)).count()
+    }
+
+    /// Asks the application what the others in a room are told about who has come or gone.
+    fn tell(&self, hub: &Hub, event: &PresenceEvent<'_>) {
+        let Some(hook) = &hub.config.presence else {
+            return;
+        };
+        let Some(publication) = hook.ask(hub, event) else {
+            return;
+        };
+        if let Some(room) = self.find(event.room) {
+            // However much waits already: there are no more of them than of those who come and go.
+            let item = self.line.admit_anyway(publication, Some(event.session));
+            self.publish_item(&room, &item);
+        }
+    }
+
+    fn publish_item(&self, room: &Arc<Room>, item: &Arc<Item>) -> usize {
+        Counts::add(&self.counts.published, 1);
+        room.publish(item, &self.posts)
+    }
+
+    /// Publishes if there is room; returns to how many sessions. Otherwise the publication comes back.
+    pub(crate) fn try_publish(
+        &self,
+        hub: &Hub,
+        to: Audience<'_>,
+        publication: Publication,
+    ) -> Result<usize, Publication> {
+        let (name, except) = match to {
+            Audience::Session(id) => {
+                Counts::add(&self.counts.published, 1);
+                let Some(member) = hub.get(id) else {
+                    return Ok(0);
+                };
+                hub.hand_one(&member, None, &publication);
+                return Ok(1);
+            }
+            Audience::All => {
+                let item = self.line.admit(publication, None)?;
+                Counts::add(&self.counts.published, 1);
+                self.everyone.publish_to_all(&item, &self.posts);
+                return Ok(hub.count());
+            }
+            Audience::Room(name) => (name, None),
+            Audience::Others(name, except) => (name, Some(except)),
+        };
+        let Some(room) = self.find(name) else {
+            return Ok(0);
+        };
+        let item = self.line.admit(publication, except)?;
+        let members = self.publish_item(&room, &item);
+        Ok(members - usize::from(except.is_some_and(|id| self.is_in(id, name))).min(members))
+    }
+
+    fn is_in(&self, id: SessionId, name: &str) -> bool {
+        self.places_of(id).get(&id).is_some_and(|entry| entry.iter().any(|place| place.is(name)))
+    }
+}
