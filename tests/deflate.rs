@@ -289,6 +289,41 @@ fn a_message_can_be_excepted() {
     }
 }
 
+// What is published to a room is one run of frames for those that are alike: with a compressed message in it
+// a run suits nobody who has not agreed on the same window.
+#[test]
+fn a_room_has_members_with_every_kind_of_compression() {
+    for mode in modes() {
+        let server = start(
+            Server::builder().deflate(mode).on_open(async |session: &Session| session.join("room")),
+        );
+        let mut plain = server.client();
+        let offers = [BROWSER, "permessage-deflate; server_max_window_bits=10", BROWSER];
+        let mut clients: Vec<_> =
+            offers.iter().map(|offer| Client::connect(&server, offer)).collect();
+        let rooms = server.handle.rooms();
+        eventually("all are in", || rooms.size("room") == 4);
+        let texts: Vec<_> = (0..40).map(|n| json(100 + 97 * n)).collect();
+        for text in &texts {
+            rooms.try_publish("room", String::from_utf8(text.clone()).unwrap()).unwrap();
+            rooms.try_publish("room", Message::from(&text[..]).uncompressed()).unwrap();
+        }
+        for text in &texts {
+            assert_eq!(plain.read_frame().payload, *text);
+            assert_eq!(plain.read_frame().payload, *text);
+            for client in &mut clients {
+                let received = client.read();
+                assert_eq!((received.opcode, &received.payload), (TEXT, text));
+                assert_eq!(received.compressed, text.len() >= 256);
+                client.read().expect_plain(BINARY, text);
+            }
+        }
+        plain.goodbye();
+        clients.into_iter().for_each(Client::goodbye);
+        server.finish();
+    }
+}
+
 // One frame for all: a session got what another's window could not read, or what it had never agreed on.
 #[test]
 fn a_prepared_message_suits_every_session_it_is_sent_to() {

@@ -142,7 +142,7 @@ impl Outbox {
     /// For the driver: what the application says about the gap that was just taken. It comes next.
     pub(crate) fn fill_gap(&self, message: Message, terms: &Terms) {
         let mut state = self.lock();
-        if state.closed {
+        if state.released {
             return;
         }
         state.count(terms, |buffered: &mut Buffered| {

@@ -216,24 +216,24 @@ impl Session {
     }
 
     /// Makes the session a member of a room, which comes into being with its first member: it gets what is
-    /// published to the room from now on. Returns false if it was one already.
+    /// published to the room from now on. Nothing happens if it is one already.
     ///
     /// It leaves all its rooms when it ends, before [`Handler::close`](crate::Handler::close) is called.
     ///
     /// # Errors
     ///
     /// [`JoinError`] says which bound is reached, or that the session is ending.
-    pub fn join(&self, room: &str) -> Result<bool, JoinError> {
+    pub fn join(&self, room: &str) -> Result<(), JoinError> {
         self.0.hub.rooms.join(&self.0, room, None)
     }
 
     /// The same with something that others see of it: [`Rooms::members`], and
-    /// [`Builder::on_presence`](crate::Builder::on_presence). A name, or JSON.
+    /// [`Builder::on_presence`](crate::Builder::on_presence). A name, or JSON. Joining once more replaces it.
     ///
     /// # Errors
     ///
     /// As of [`join`](Self::join).
-    pub fn join_as(&self, room: &str, data: impl Into<Text>) -> Result<bool, JoinError> {
+    pub fn join_as(&self, room: &str, data: impl Into<Text>) -> Result<(), JoinError> {
         self.0.hub.rooms.join(&self.0, room, Some(data.into()))
     }
 

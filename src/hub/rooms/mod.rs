@@ -31,7 +31,7 @@ use mailbox::Posts;
 pub use presence::{Presence, PresenceChange, PresenceEvent, PresenceHook, RoomPolicy};
 pub use publication::{Audience, Publication};
 use publication::{Item, Line};
-use room::{Card, Place, Room, Sat};
+use room::{Card, Place, Room};
 
 /// The names of the rooms, and the places of the sessions, are behind so many locks each, so that workers
 /// rarely meet.
@@ -135,74 +135,74 @@ impl Index {
         places.get(&id).into_iter().flatten().map(|place| place.room.name.clone()).collect()
     }
 
-    /// Makes a session a member of a room. False if it is one already.
+    /// Makes a session a member of a room. If it is one already, others see `data` of it from now on.
     pub(crate) fn join(
         &self,
         member: &Arc<Member>,
         name: &str,
         data: Option<Text>,
-    ) -> Result<bool, JoinError> {
+    ) -> Result<(), JoinError> {
         if name.is_empty() || name.len() > NAME_BYTES {
             return Err(JoinError::BadName);
         }
         let hub = &*member.hub;
-        let limits = &hub.config.limits;
+        let config = &hub.config;
         // The application says it, so it is asked before anything is locked.
-        let mut policy = None;
-        if self.find(name).is_none() {
-            let config = &hub.config;
-            policy = Some(config.room_policy.as_ref().map_or(config.slow_peer, |it| it.of(name)));
-        }
-        let since = hub.clock.coarse();
-        let card = Card { data: data.clone(), since };
-        let mut outcome = Ok(true);
-        let members = {
+        let policy = match (&config.room_policy, self.find(name)) {
+            (Some(policy), None) => policy.of(name),
+            _ => config.slow_peer,
+        };
+        let (change, members) = {
             let mut names = self.names_of(name);
-            let room = match names.get(name) {
-                Some(room) => Arc::clone(room),
-                None => {
-                    let room = Room::new(name.into(), policy.unwrap_or(hub.config.slow_peer));
-                    let room = Arc::new(room);
-                    names.insert(room.name.clone(), Arc::clone(&room));
-                    room
-                }
-            };
-            let sat = room.sit(member, card, limits.room_members, |seat| {
-                let mut places = self.places_of(member.id);
-                // Before it is asked whether it has ended: whoever ends it looks at this afterwards.
-                member.social.store(true, Ordering::SeqCst);
-                let entry = places.entry(member.id).or_default();
-                outcome = if member.outbox.is_closed() {
-                    Err(JoinError::Closed)
-                } else if entry.iter().any(|place| place.is(name)) {
-                    Ok(false)
-                } else if entry.len() >= limits.session_rooms {
-                    Err(JoinError::TooManyRooms)
-                } else {
-                    entry.push(Place { room: Arc::clone(&room), seat });
-                    return true;
+            if let Some(Place { room, seat }) = self.place(member.id, name) {
+                let Some(data) = &data else {
+                    return Ok(());
                 };
-                if entry.is_empty() {
-                    places.remove(&member.id);
+                room.change(member.worker, seat, data);
+                (PresenceChange::Changed, room.len())
+            } else {
+                let room = names
+                    .entry(name.into())
+                    .or_insert_with_key(|name| Arc::new(Room::new(name.clone(), policy)));
+                let sat = self.sit(room, member, data.clone());
+                if room.is_empty() {
+                    names.remove(name);
                 }
-                false
-            });
-            match sat {
-                Sat::Yes { members } => members,
-                Sat::No | Sat::Full => {
-                    if room.is_empty() {
-                        names.remove(name);
-                    }
-                    if matches!(sat, Sat::Full) {
-                        outcome = Err(JoinError::RoomFull);
-                    }
-                    return outcome;
-                }
+                (PresenceChange::Joined, sat?)
             }
         };
-        let change = PresenceChange::Joined;
         self.tell(hub, &PresenceEvent { room: name, session: member.id, data, change, members });
-        outcome
+        Ok(())
+    }
+
+    /// Gives a session that is not there yet a seat in a room. Returns how many there are then.
+    fn sit(
+        &self,
+        room: &Arc<Room>,
+        member: &Arc<Member>,
+        data: Option<Text>,
+    ) -> Result<usize, JoinError> {
+        let limits = &member.hub.config.limits;
+        let card = Card { data, since: member.hub.clock.coarse() };
+        room.sit(member, card, limits.room_members, |seat| {
+            let mut places = self.places_of(member.id);
+            // Before it is asked whether the session has ended: whoever ends it looks at this afterwards.
+            member.social.store(true, Ordering::SeqCst);
+            if member.outbox.is_closed() {
+                return Err(JoinError::Closed);
+            }
+            let entry = places.entry(member.id).or_default();
+            if entry.len() >= limits.session_rooms {
+                return Err(JoinError::TooManyRooms);
+            }
+            entry.push(Place { room: Arc::clone(room), seat });
+            Ok(())
+        })
+    }
+
+    /// Where a session sits in a room.
+    fn place(&self, id: SessionId, name: &str) -> Option<Place> {
+        self.places_of(id).get(&id)?.iter().find(|place| place.is(name)).cloned()
     }
 
     /// Takes a session out of a room. False if it was not in it.
@@ -296,10 +296,7 @@ impl Index {
         };
         let item = self.line.admit(publication, except)?;
         let members = self.publish_item(&room, &item);
-        Ok(members - usize::from(except.is_some_and(|id| self.is_in(id, name))).min(members))
-    }
-
-    fn is_in(&self, id: SessionId, name: &str) -> bool {
-        self.places_of(id).get(&id).is_some_and(|entry| entry.iter().any(|place| place.is(name)))
+        let excepted = except.is_some_and(|id| self.place(id, name).is_some());
+        Ok(members.saturating_sub(excepted.into()))
     }
 }

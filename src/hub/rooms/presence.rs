@@ -23,7 +23,7 @@ pub struct Presence {
     pub since: Instant,
 }
 
-/// Somebody has come into a room, or left it.
+/// Somebody has come into a room or left it, or is seen in another way.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PresenceEvent<'a> {
@@ -41,11 +41,14 @@ pub struct PresenceEvent<'a> {
 
 /// What has happened to a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum PresenceChange {
     /// It has joined.
     Joined,
     /// It has left, or its session has ended.
     Left,
+    /// It has joined once more, with other data.
+    Changed,
 }
 
 /// Says what the others in a room are told when somebody comes or goes; for

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slab::Slab;
 
+use super::JoinError;
 use super::mailbox::Posts;
 use super::publication::Item;
 use crate::executor::Time;
@@ -98,30 +99,37 @@ impl Room {
     }
 
     /// Gives a member a seat, if there is one. `note` hears which, before anything can be published to it,
-    /// and says whether it is taken.
+    /// and may be against it. Returns how many members there are then.
     pub(super) fn sit(
         &self,
         member: &Arc<Member>,
         card: Card,
         most: usize,
-        note: impl FnOnce(u32) -> bool,
-    ) -> Sat {
+        note: impl FnOnce(u32) -> Result<(), JoinError>,
+    ) -> Result<usize, JoinError> {
         let mut flow = self.lock();
         if flow.members >= most {
-            return Sat::Full;
+            return Err(JoinError::RoomFull);
         }
         let from = flow.next;
         let part = flow.part(member.worker);
-        let seat = Seat { member: Arc::clone(member), from, card };
-        let index = part.seats.lock().insert(seat);
+        let seat = part.seats.lock().insert(Seat { member: Arc::clone(member), from, card });
         // More than four billion sessions do not fit in memory.
-        if !note(index as u32) {
-            part.seats.lock().remove(index);
-            return Sat::No;
+        if let Err(error) = note(seat as u32) {
+            part.seats.lock().remove(seat);
+            return Err(error);
         }
         part.members += 1;
         flow.members += 1;
-        Sat::Yes { members: flow.members }
+        Ok(flow.members)
+    }
+
+    /// From now on others see this of a member.
+    pub(super) fn change(&self, worker: u16, seat: u32, data: &Text) {
+        let seats = Arc::clone(&self.lock().part(worker).seats);
+        if let Some(seat) = seats.lock().get_mut(seat as usize) {
+            seat.card.data = Some(data.clone());
+        }
     }
 
     /// Takes a seat back. Returns it, and how many are left.
@@ -212,13 +220,6 @@ impl Room {
             seats.lock().iter().for_each(|(_, seat)| look(&seat.member, &seat.card));
         }
     }
-}
-
-/// Whether somebody could sit down.
-pub(super) enum Sat {
-    Yes { members: usize },
-    No,
-    Full,
 }
 
 impl Flow {
