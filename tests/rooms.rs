@@ -310,17 +310,20 @@ fn a_member_that_never_reads_does_not_delay_the_others() {
     );
     let stuck = Pipe::connect(&server);
     let mut members: Vec<_> = (0..10).map(|_| server.client()).collect();
+    let rooms = server.handle.rooms();
+    eventually("all are in", || rooms.size("room") == 11);
     let payload = "x".repeat(4000);
     // More than the bound of one outbox.
     for n in 0..400 {
         let text = format!("{n} {payload}");
-        within(server.handle.rooms().publish("room", &*text));
+        within(rooms.publish("room", &*text));
         for member in &mut members {
             assert!(member.expect_text() == text, "message {n}");
         }
     }
-    assert_eq!(records.next().cause, Cause::SlowPeer);
+    assert_eq!(rooms.stats().too_slow, 1);
     drop(stuck);
+    assert_eq!(records.next().cause, Cause::SlowPeer);
     members.into_iter().for_each(Raw::goodbye);
     server.finish();
 }

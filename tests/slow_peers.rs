@@ -8,8 +8,8 @@ mod support;
 use std::sync::mpsc;
 
 use coracle::{
-    Builder, Cause, CloseCode, Closed, Closures, Flow, Gap, Handler, Message, Outcome,
-    Phase, Publication, SendError, Server, Session, Side, SlowPeer,
+    Builder, Cause, CloseCode, Closed, Closures, Flow, Gap, Handler, Message, Outcome, Phase,
+    Publication, SendError, Server, Session, Side, SlowPeer,
 };
 use pipe::*;
 use support::*;

@@ -235,4 +235,10 @@ impl Backlog {
             self.entries.push_back(Waiting::Gap(gap));
         }
     }
+
+    /// How many entries it keeps memory for.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.entries.capacity().max(self.keys.capacity())
+    }
 }

@@ -217,3 +217,170 @@ fn batches_come_out_in_the_order_in_which_they_were_filled() {
     let order: Vec<u8> = all.chunks(4004).map(|frame| frame[4]).collect();
     assert_eq!(order, (0..=255).collect::<Vec<u8>>());
 }
+
+/// Numbers that look random, and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// A driver whose peer takes what it is told to, and an application that writes down what it is told.
+struct Peer {
+    outbox: Outbox,
+    terms: Terms,
+    /// What has been taken and not been written.
+    batch: Option<Box<Batch>>,
+    got: Vec<Got>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Got {
+    Number(u64),
+    Missed(u64),
+}
+
+impl Peer {
+    fn new(messages: usize) -> Self {
+        let terms = terms(messages, usize::MAX);
+        Self { outbox: Outbox::new(), terms, batch: None, got: Vec::new() }
+    }
+
+    /// What the driver does when the peer takes everything up to the next batch.
+    fn take_one(&mut self) -> bool {
+        let mut written = Buffered::default();
+        if let Some(batch) = self.batch.take() {
+            let mut bytes = batch.single().expect("small").to_vec();
+            while let [_, len, rest @ ..] = &bytes[..] {
+                let (payload, behind) = rest.split_at(usize::from(*len));
+                let text = std::str::from_utf8(payload).unwrap();
+                let got = match text.strip_prefix('-') {
+                    None => Got::Number(text.parse().unwrap()),
+                    Some(missed) => Got::Missed(missed.parse().unwrap()),
+                };
+                self.got.push(got);
+                bytes = behind.to_vec();
+            }
+            written = batch.carried();
+        }
+        while let Some(gap) = self.outbox.take_gap() {
+            if gap.dropped() % 2 == 1 {
+                self.outbox.fill_gap(format!("-{}", gap.dropped()).into(), &self.terms);
+                break;
+            }
+            // Nothing is said about this one.
+            self.got.push(Got::Missed(gap.dropped()));
+        }
+        let taken = self.outbox.take(written, &self.terms);
+        self.batch = taken.batch;
+        if self.batch.is_some() {
+            let parked = self.outbox.park(
+                Buffered::default(),
+                &self.terms,
+                Waker::noop(),
+                Sendable::Nothing,
+            );
+            assert_eq!(parked, Parked::Yes);
+        }
+        self.batch.is_some()
+    }
+}
+
+/// Whatever is published, sent, dropped and taken in whatever order: what arrives is in order, everything that
+/// is missing between two of them is in a gap between these two, and the books are right at the end.
+#[test]
+fn what_is_missing_is_in_a_gap_at_its_place() {
+    let policies = [SlowPeer::DropNewest, SlowPeer::DropOldest, SlowPeer::Conflate];
+    let mut total = Losses::default();
+    for seed in 0..600 {
+        let mut dice = Dice(seed);
+        let policy = policies[seed as usize % 3];
+        let mut peer = Peer::new(1 + dice.below(12) as usize);
+        let (mut sent, mut replaced) = (Vec::new(), Vec::new());
+        let mut last_with_key = std::collections::HashMap::new();
+        for number in 0..200 {
+            match dice.below(10) {
+                0 => {
+                    peer.take_one();
+                }
+                1 if peer.outbox.try_push(number.to_string().into(), &peer.terms).is_ok() => {
+                    sent.push(number);
+                }
+                1 => {}
+                _ => {
+                    let prepared = Prepared::new(number.to_string());
+                    let key = (dice.below(3) == 0).then(|| dice.below(4).to_string());
+                    let published = Published {
+                        form: Form::Encoded(prepared.frame(Shape::Plain).unwrap().clone()),
+                        len: prepared.message().len(),
+                        key: key.clone().map(Into::into),
+                        room: Some("room".into()),
+                    };
+                    let fate = peer.outbox.publish(published, policy, &peer.terms);
+                    if let Fate::Queued { conflated: 1, .. } = fate {
+                        replaced.push(last_with_key[&key]);
+                    }
+                    if fate != Fate::Dropped {
+                        last_with_key.insert(key, number);
+                    }
+                    sent.push(number);
+                }
+            }
+        }
+        while peer.take_one() {}
+        // What is missing before this, and what is said to be.
+        let (mut next, mut missing, mut said) = (sent.iter(), 0, 0);
+        for got in &peer.got {
+            match got {
+                Got::Missed(count) => said += count,
+                Got::Number(number) => {
+                    for sent in next.by_ref().take_while(|sent| *sent != number) {
+                        missing += u64::from(!replaced.contains(sent));
+                    }
+                    assert_eq!(missing, said, "seed {seed}: before {number} of {:?}", peer.got);
+                    (missing, said) = (0, 0);
+                }
+            }
+        }
+        missing += next.filter(|sent| !replaced.contains(sent)).count() as u64;
+        assert_eq!(missing, said, "seed {seed}: at the end of {:?}", peer.got);
+        let losses = peer.outbox.losses();
+        assert_eq!(losses.conflated, replaced.len() as u64);
+        assert_eq!(peer.outbox.buffered(), Buffered::default(), "seed {seed}");
+        assert_eq!(peer.terms.used(), 0);
+        total.dropped += losses.dropped;
+        total.conflated += losses.conflated;
+    }
+    assert!(total.dropped > 10_000 && total.conflated > 1_000, "{total:?}");
+}
+
+#[test]
+fn what_is_replaced_for_ever_takes_no_memory() {
+    let outbox = Outbox::new();
+    let terms = terms(1000, usize::MAX);
+    outbox.try_push("direct".into(), &terms).unwrap();
+    drop(outbox.take(Buffered::default(), &terms).batch);
+    outbox.park(Buffered::default(), &terms, Waker::noop(), Sendable::Nothing);
+    let publish = |text: &str, key: Option<&str>| {
+        let prepared = Prepared::new(text);
+        let published = Published {
+            form: Form::Encoded(prepared.frame(Shape::Plain).unwrap().clone()),
+            len: text.len(),
+            key: key.map(Into::into),
+            room: None,
+        };
+        outbox.publish(published, SlowPeer::Conflate, &terms)
+    };
+    // It stays in front of all that is replaced.
+    publish("first", None);
+    for n in 0..100_000 {
+        publish(&n.to_string(), Some(["a", "b"][n % 2]));
+    }
+    assert_eq!(outbox.buffered().messages, 4);
+    let entries = outbox.lock().backlog.as_ref().map(|backlog| backlog.places());
+    assert!(entries.unwrap() < 16, "{entries:?} places");
+}
