@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use futures_lite::future;
 
 use super::publication::{Item, Publication};
 use super::room::{Room, Seats};
@@ -67,7 +68,8 @@ impl Run {
 }
 
 impl Hub {
-    /// Hands on what is published to the members that live on this worker, for as long as it is polled.
+    /// Hands on what is published to the members that live on this worker, until the server stops: then what
+    /// is there, at once, and nothing more.
     pub(crate) async fn deliver(self: Arc<Self>, worker: u16) {
         let posts = &self.rooms.posts;
         let _closing = Closing { index: &self.rooms, worker };
@@ -75,20 +77,26 @@ impl Hub {
         let mut under_way: VecDeque<Delivery> = VecDeque::new();
         loop {
             if under_way.is_empty() {
-                posts.take(worker, &mut waiting).await;
-            } else {
-                posts.take_now(worker, &mut waiting);
+                future::or(posts.take(worker, &mut waiting), self.shutdown.stopping()).await;
             }
+            // The sessions are about to close.
+            let stopping = self.shutdown.is_stopping();
+            posts.take_now(worker, &mut waiting);
             let fresh = waiting.drain(..).filter_map(|room| self.begin(worker, room));
             under_way.extend(fresh);
-            let mut left = MEMBERS_PER_TURN;
+            let mut left = if stopping { usize::MAX } else { MEMBERS_PER_TURN };
             while let Some(mut delivery) = under_way.pop_front() {
-                if !self.go_on(&mut delivery, &mut left) {
-                    under_way.push_front(delivery);
+                if self.go_on(&mut delivery, &mut left) {
+                    under_way.extend(self.begin(worker, delivery.room));
+                } else {
+                    // Behind the other rooms.
+                    under_way.push_back(delivery);
                     break;
                 }
-                // Behind the others.
-                under_way.extend(self.begin(worker, delivery.room));
+            }
+            self.heed_budget();
+            if stopping {
+                return;
             }
             if !under_way.is_empty() {
                 yield_to_members().await;
@@ -149,7 +157,7 @@ impl Hub {
         if from <= first && !run.excepted.contains(&member.id) {
             if let Some(encoded) = run.in_shape(member.shape()) {
                 if member.outbox.try_push_run(encoded, &self.terms) {
-                    return self.heed_budget();
+                    return;
                 }
             }
         }
@@ -185,7 +193,6 @@ impl Hub {
             Fate::TooSlow => Counts::add(&counts.too_slow, 1),
             Fate::Closed => {}
         }
-        self.heed_budget();
     }
 
     /// Ends the sessions for which the most waits, if all together have too much.

@@ -280,6 +280,7 @@ impl Index {
                     return Ok(0);
                 };
                 hub.hand_one(&member, None, &publication);
+                hub.heed_budget();
                 return Ok(1);
             }
             Audience::All => {

@@ -191,7 +191,7 @@ impl Link {
     /// Whether it was not a message that was ready, but this: there had been too much for the peer, and now
     /// nothing waits for it any more.
     pub(super) fn take_drained(&mut self) -> bool {
-        std::mem::take(&mut self.drained)
+        std::mem::take(&mut self.drained) && self.stage == Stage::Open
     }
 
     /// Does everything but deliver messages, while a callback is pending; ready when the session
