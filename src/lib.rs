@@ -17,6 +17,8 @@ mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
+#[cfg(feature = "json")]
+mod typed;
 mod ws;
 
 pub use ::http as http_types;
@@ -27,6 +29,8 @@ pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
+#[cfg(feature = "json")]
+pub use session::Routed;
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
     Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side, Streaming, Timer,
@@ -39,6 +43,8 @@ pub use transport::{
     Allowance, BytesPerSecond, Deadline, DeadlineExceeded, DeadlineStream, Deadlines, ListenAddr,
     MemoryStream, Peer, RatePolicy, Unlimited,
 };
+#[cfg(feature = "json")]
+pub use typed::{BadMessage, Envelope, Fault, Payload, Router, Scalar, SendTypedError, Typed};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {
@@ -58,9 +64,12 @@ pub mod docs {
     #[cfg(feature = "tls")]
     #[doc = include_str!("docs/tls.md")]
     pub mod tls {}
+    #[cfg(feature = "json")]
+    #[doc = include_str!("docs/typed.md")]
+    pub mod typed {}
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate", feature = "tls"))]
+#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
