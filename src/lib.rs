@@ -11,6 +11,7 @@ pub mod internals;
 mod message;
 mod network;
 mod outbox;
+mod paths;
 mod server;
 mod session;
 mod shutdown;
@@ -28,6 +29,7 @@ pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
+pub use paths::Paths;
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 #[cfg(feature = "json")]
 pub use session::Routed;
