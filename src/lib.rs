@@ -11,12 +11,15 @@ pub mod internals;
 mod message;
 mod network;
 mod outbox;
+mod paths;
 mod server;
 mod session;
 mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
+#[cfg(feature = "json")]
+mod typed;
 mod ws;
 
 pub use ::http as http_types;
@@ -29,7 +32,10 @@ pub use hub::{
 };
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};
+pub use paths::Paths;
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
+#[cfg(feature = "json")]
+pub use session::Routed;
 pub use session::{
     Cause, Closed, Closures, Flow, GapHook, Handler, HandlerError, Incoming, IntoOutcome,
     MessageWriter, Outcome, Phase, Rates, Sending, Session, SessionRates, Sessions, Set, Side,
@@ -42,6 +48,8 @@ pub use transport::{
     Allowance, BytesPerSecond, Deadline, DeadlineExceeded, DeadlineStream, Deadlines, ListenAddr,
     MemoryStream, Peer, RatePolicy, Unlimited,
 };
+#[cfg(feature = "json")]
+pub use typed::{BadMessage, Envelope, Fault, Payload, Router, Scalar, SendTypedError, Typed};
 
 /// Longer explanations than fit beside one name.
 pub mod docs {
@@ -61,9 +69,12 @@ pub mod docs {
     #[cfg(feature = "tls")]
     #[doc = include_str!("docs/tls.md")]
     pub mod tls {}
+    #[cfg(feature = "json")]
+    #[doc = include_str!("docs/typed.md")]
+    pub mod typed {}
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate", feature = "tls"))]
+#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

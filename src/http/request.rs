@@ -4,12 +4,14 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::str;
+use std::sync::{Arc, OnceLock};
 
 use ::http::Method;
 
 use super::authority::Authority;
 use super::refusal::{Refusal, quote};
 use super::token;
+use crate::paths::Pattern;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 use crate::transport::{ClientName, Peer};
@@ -35,6 +37,8 @@ pub struct Request {
     fields: Vec<Field>,
     peer: Peer,
     client: Option<IpAddr>,
+    /// The pattern by which the path was found, if there are several.
+    pattern: OnceLock<Arc<Pattern>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsInfo>,
 }
@@ -146,6 +150,11 @@ impl Request {
     #[must_use]
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// Where it is kept by which pattern the path was found.
+    pub(crate) fn pattern(&self) -> &OnceLock<Arc<Pattern>> {
+        &self.pattern
     }
 
     /// Proxies have said who the client is.
@@ -264,6 +273,7 @@ impl Request {
             fields,
             peer,
             client: peer.ip(),
+            pattern: OnceLock::new(),
             #[cfg(feature = "tls")]
             tls: None,
             head,

@@ -2,13 +2,14 @@
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::{Address, Hub, SessionId};
 use crate::executor::Time;
 use crate::outbox::{Outbox, Shape};
+use crate::paths::Pattern;
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
@@ -68,6 +69,9 @@ struct Extra {
     data: Option<Arc<dyn Any + Send + Sync>>,
     /// The client's address where it is not the peer's: there is a proxy in between.
     client: Option<Box<IpAddr>>,
+    /// The pattern by which the path was found, if there are several. Never for a plain `/`, in which no
+    /// parameter has a place.
+    pattern: OnceLock<Arc<Pattern>>,
 }
 
 impl Profile {
@@ -82,7 +86,8 @@ impl Profile {
         let plain = target == "/" && subprotocol.is_none() && data.is_none() && client.is_none();
         let extra = (!plain).then(|| {
             let subprotocol = subprotocol.map(String::into_boxed_str);
-            Box::new(Extra { target: target.into(), subprotocol, data, client })
+            let (target, pattern) = (target.into(), OnceLock::new());
+            Box::new(Extra { target, subprotocol, data, client, pattern })
         });
         let peer = match peer {
             Peer::Tcp(SocketAddr::V4(v4)) => SmallPeer::V4(v4),
@@ -119,6 +124,11 @@ impl Profile {
     /// Path and query, as they stood in the request line.
     pub(crate) fn target(&self) -> &str {
         self.extra.as_ref().map_or("/", |extra| &extra.target)
+    }
+
+    /// Where it is kept by which pattern the path was found.
+    pub(crate) fn pattern(&self) -> Option<&OnceLock<Arc<Pattern>>> {
+        Some(&self.extra.as_ref()?.pattern)
     }
 
     pub(crate) fn subprotocol(&self) -> Option<&str> {

@@ -357,7 +357,7 @@ mod tests {
             }
             assert!(received == expected, "in steps of {step}");
             assert_eq!(batch.carried().messages, messages.len());
-            assert_eq!(batch.carried().bytes, messages.iter().map(Message::len).sum());
+            assert_eq!(batch.carried().bytes, messages.iter().map(Message::len).sum::<usize>());
             batch.give();
         }
     }

@@ -7,6 +7,9 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "json")]
+use serde::de::DeserializeOwned;
+
 use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
 use super::listen::{Source, UnixSocket};
@@ -22,6 +25,9 @@ use crate::http::{OriginPolicy, Request, Response, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
 use crate::outbox::{Gap, SlowPeer};
+#[cfg(feature = "json")]
+use crate::session::slots::Routable;
+use crate::session::slots::{Unrouted, Whole};
 use crate::session::{
     Closed, Closures, GapHook, Handler, HandlerError, Incoming, IntoOutcome, Rates, Session,
     SessionRates, Set, Streaming,
@@ -29,6 +35,10 @@ use crate::session::{
 #[cfg(feature = "tls")]
 use crate::tls::Store;
 use crate::transport::ListenAddr;
+#[cfg(all(doc, feature = "json"))]
+use crate::typed::Router;
+#[cfg(feature = "json")]
+use crate::typed::Typed;
 
 /// What is wrong where TLS is asked for and cannot be spoken.
 #[cfg(feature = "tls")]
@@ -307,7 +317,13 @@ impl<H> Builder<H> {
 
     /// Replaces all callbacks by one value.
     pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
-        Builder { config: self.config, listeners: self.listeners, handler }
+        self.map(|_| handler)
+    }
+}
+
+impl<H> Builder<H> {
+    fn map<N>(self, change: impl FnOnce(H) -> N) -> Builder<N> {
+        Builder { config: self.config, listeners: self.listeners, handler: change(self.handler) }
     }
 }
 
@@ -317,12 +333,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     where
         F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
     {
-        let Closures { open, message, close, error, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept: Set(accept), open, message, close, error },
-        }
+        self.map(|closures| closures.on_accept(accept))
     }
 
     /// A session has begun; see [`Handler::open`].
@@ -331,42 +342,70 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
         F: AsyncFn(&Session) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Closures { accept, message, close, error, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept, open: Set(open), message, close, error },
-        }
+        self.map(|closures| closures.on_open(open))
     }
 
     /// A whole message has arrived; see [`Handler::message`]. Without this call a message closes
     /// its session with 1008.
-    pub fn on_message<F, R>(self, message: F) -> Builder<Closures<A, O, Set<F>, C, E>>
+    ///
+    /// Beside `on_typed` it gets what that has no handler for.
+    #[expect(clippy::type_complexity, reason = "which closure stands where")]
+    pub fn on_message<F, R>(self, message: F) -> Builder<Closures<A, O, M::With<F>, C, E>>
     where
+        M: Whole,
         F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Closures { accept, open, close, error, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept, open, message: Set(message), close, error },
-        }
+        self.map(|closures| closures.on_message(message))
+    }
+
+    /// An envelope of this type has arrived, with a `T` in it; may be called for any number of types, before
+    /// or after `on_message`. See [`Router::on_typed`] and [typed messages](crate::docs::typed).
+    ///
+    /// ```rust,no_run
+    /// use coracle::{Server, Typed};
+    ///
+    /// # fn main() -> coracle::Result<()> {
+    /// Server::builder()
+    ///     .bind("127.0.0.1:9001")
+    ///     .on_typed("shout", async |session, message: Typed<String>| {
+    ///         session.send(message.payload.to_uppercase()).await
+    ///     })
+    ///     .run()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Binary messages and envelopes of other types go to `on_message`. Without it an envelope of another type
+    /// is [`HandlerError::BadMessage`], and a binary message closes its session with 1008. What is no envelope,
+    /// or has a payload that is no `T`, is [`HandlerError::BadMessage`] in any case. Two closures for one type
+    /// are an error at [`start`](Self::start).
+    ///
+    /// It cannot stand beside `on_stream`, because an envelope is read as a whole.
+    #[cfg(feature = "json")]
+    pub fn on_typed<T, F, R>(
+        self,
+        type_name: impl Into<String>,
+        typed: F,
+    ) -> Builder<Closures<A, O, M::Routed, C, E>>
+    where
+        M: Routable,
+        T: DeserializeOwned + 'static,
+        F: AsyncFn(&Session, Typed<T>) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        self.map(|closures| closures.on_typed(type_name, typed))
     }
 
     /// A message begins to arrive, and is received part by part; see [`Handler::stream`]. Takes the
     /// place of `on_message`.
     pub fn on_stream<F, R>(self, stream: F) -> Builder<Closures<A, O, Streaming<F>, C, E>>
     where
+        M: Unrouted,
         F: AsyncFn(&Session, Incoming) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Closures { accept, open, close, error, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept, open, message: Streaming(stream), close, error },
-        }
+        self.map(|closures| closures.on_stream(stream))
     }
 
     /// A session has ended; see [`Handler::close`].
@@ -374,12 +413,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     where
         F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
     {
-        let Closures { accept, open, message, error, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept, open, message, close: Set(close), error },
-        }
+        self.map(|closures| closures.on_close(close))
     }
 
     /// A callback has failed; see [`Handler::error`].
@@ -387,12 +421,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     where
         F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
     {
-        let Closures { accept, open, message, close, .. } = self.handler;
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            handler: Closures { accept, open, message, close, error: Set(error) },
-        }
+        self.map(|closures| closures.on_error(error))
     }
 }
 
@@ -414,6 +443,7 @@ impl<H: Handler> Builder<H> {
     /// Listens; nobody serves yet.
     fn assemble(self) -> Result<Assembled<H>> {
         let workers = check(&self.config)?;
+        self.handler.check()?;
         let config = &self.config;
         // The kernel's own bound for a peer that takes nothing comes after ours, which name
         // themselves. Linux counts a closed window as well as a vanished peer.

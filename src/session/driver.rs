@@ -13,6 +13,8 @@ use super::{Cause, Closed, Link};
 use crate::error::{Interrupted, SendError, WriteError};
 use crate::executor::{Time, panic_text};
 use crate::hub::Membership;
+#[cfg(feature = "json")]
+use crate::typed::{BadMessage, SendTypedError};
 
 /// Drives a session from its first callback to its last.
 ///
@@ -118,7 +120,14 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     let (error, cause) = match outcome {
         Some(Ok(Ok(Flow::Continue))) => return,
         Some(Ok(Ok(Flow::Close(code, reason)))) => return link.handler_closes(code, &reason),
-        Some(Ok(Err(error))) => (HandlerError::Failed(error), Cause::HandlerFailed),
+        Some(Ok(Err(error))) => {
+            #[cfg(feature = "json")]
+            let error = match error.downcast() {
+                Ok(bad) => return pass_over(link, handler, *bad).await,
+                Err(error) => error,
+            };
+            (HandlerError::Failed(error), Cause::HandlerFailed)
+        }
         Some(Err(panic)) => {
             count_panic(link, "a handler", &panic);
             (HandlerError::Panicked(panic), Cause::HandlerPanicked)
@@ -144,6 +153,16 @@ async fn conclude<H: Handler>(link: &mut Link, handler: &H, outcome: Option<Caug
     tell(link, handler, &error).await;
 }
 
+/// The peer has failed, and not the handler: it is told so, and the session goes on. A debug line,
+/// because a peer can do that as often as it likes.
+#[cfg(feature = "json")]
+async fn pass_over<H: Handler>(link: &mut Link, handler: &H, bad: BadMessage) {
+    log::debug!("session {}: {bad}", link.session().id());
+    if !tell(link, handler, &HandlerError::BadMessage(bad)).await {
+        link.handler_failed(Cause::HandlerPanicked);
+    }
+}
+
 /// Tells the handler of a panic outside of its callbacks.
 async fn tell_panic<H: Handler>(link: &mut Link, handler: &H) {
     if let Some(panic) = link.take_panic() {
@@ -151,18 +170,25 @@ async fn tell_panic<H: Handler>(link: &mut Link, handler: &H) {
     }
 }
 
-async fn tell<H: Handler>(link: &mut Link, handler: &H, error: &HandlerError) {
+/// Whether that went without a panic.
+async fn tell<H: Handler>(link: &mut Link, handler: &H, error: &HandlerError) -> bool {
     let session = link.session().clone();
     let reported = pin!(call(|| handler.error(&session, error)));
     if let Some(Err(panic)) = Alongside::new(link, reported).await {
         count_panic(link, "on_error", &panic);
+        return false;
     }
+    true
 }
 
 /// Whether an error is what sending, writing or receiving says of a session that has ended.
 fn says_closed(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<io::Error>() {
         return error.get_ref().is_some_and(|inner| inner.is::<Interrupted>());
+    }
+    #[cfg(feature = "json")]
+    if let Some(SendTypedError::Send(error)) = error.downcast_ref() {
+        return says_closed(error);
     }
     match error.downcast_ref() {
         Some(WriteError::Closed) => return true,

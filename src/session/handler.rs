@@ -8,9 +8,11 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::{Closed, Incoming, Session};
-use crate::error::BoxError;
+use crate::error::{self, BoxError};
 use crate::http::{Request, Response, Upgrade};
 use crate::message::{CloseCode, Message};
+#[cfg(feature = "json")]
+use crate::typed::BadMessage;
 
 /// What becomes of the session after a callback.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub enum Flow {
 }
 
 /// What a callback returns. An error is given to [`Handler::error`], and the session is closed
-/// with 1011.
+/// with 1011; if it is a `BadMessage`, it goes on.
 pub type Outcome = Result<Flow, BoxError>;
 
 /// What the closures of the builder may return: nothing, a [`Flow`], or a `Result` of either.
@@ -68,6 +70,17 @@ impl<T: IntoOutcome, E: Into<BoxError>> IntoOutcome for Result<T, E> {
 /// session with 1011 and harms no other.
 #[allow(async_fn_in_trait, reason = "handlers run on one worker; their futures need not be Send")]
 pub trait Handler: Send + Sync + 'static {
+    /// Whether the application is put together as it should be. Asked once by
+    /// [`Builder::start`](crate::Builder::start), before anything listens. Whoever has other handlers
+    /// inside, a [`Paths`](crate::Paths) or a `Router`, asks them.
+    ///
+    /// # Errors
+    ///
+    /// Why the server cannot start, mostly [`Error::Config`](crate::Error::Config).
+    fn check(&self) -> error::Result<()> {
+        Ok(())
+    }
+
     /// Decides about a request before it is answered: upgrade it, or refuse it with any response.
     ///
     /// Called after the request was found to be a valid WebSocket handshake from an allowed
@@ -140,7 +153,9 @@ pub trait Handler: Send + Sync + 'static {
         let _ = (session, closed);
     }
 
-    /// One of the other callbacks failed; the session will be closed with 1011. If one of its
+    /// One of the other callbacks failed; the session will be closed with 1011, unless it was a bad
+    /// message: then it goes on, if this callback does not close it. A peer can send as many of those as
+    /// it likes. If one of its
     /// [rates](crate::config::Config::rates) or [`streams`](Self::streams) panicked, this is called with
     /// the next callback that fails, or when the session has been closed, before `close`.
     async fn error(&self, session: &Session, error: &HandlerError) {
@@ -156,6 +171,9 @@ pub enum HandlerError {
     Failed(BoxError),
     /// It panicked, with this text.
     Panicked(String),
+    /// It returned a [`BadMessage`]: the peer has failed. The session goes on.
+    #[cfg(feature = "json")]
+    BadMessage(BadMessage),
 }
 
 impl fmt::Display for HandlerError {
@@ -163,6 +181,8 @@ impl fmt::Display for HandlerError {
         match self {
             Self::Failed(error) => write!(f, "handler failed: {error}"),
             Self::Panicked(text) => write!(f, "handler panicked: {text}"),
+            #[cfg(feature = "json")]
+            Self::BadMessage(bad) => bad.fmt(f),
         }
     }
 }
@@ -172,12 +192,14 @@ impl std::error::Error for HandlerError {
         match self {
             Self::Failed(error) => Some(&**error),
             Self::Panicked(_) => None,
+            #[cfg(feature = "json")]
+            Self::BadMessage(bad) => Some(bad),
         }
     }
 }
 
 /// Nobody listens, and the peer is told so.
-fn refused() -> Outcome {
+pub(crate) fn refused() -> Outcome {
     Ok(Flow::Close(CloseCode::POLICY, "this server takes no messages".into()))
 }
 
@@ -203,7 +225,7 @@ pub struct Set<F>(pub(crate) F);
 #[derive(Clone, Copy, Debug)]
 pub struct Streaming<F>(pub(crate) F);
 
-mod slot {
+pub(super) mod slot {
     //! What can stand in a slot. Sealed: the traits cannot be named outside.
 
     use std::future::ready;
@@ -220,6 +242,10 @@ mod slot {
 
     pub trait OnMessage: Send + Sync + 'static {
         const STREAMS: bool = false;
+
+        fn check(&self) -> error::Result<()> {
+            Ok(())
+        }
 
         fn call(&self, _: &Session, _: Message) -> impl Future<Output = Outcome> {
             ready(refused())
@@ -323,9 +349,9 @@ mod slot {
 pin_project! {
     /// A closure's future, with its output as an [`Outcome`]. A struct and not an `async` block,
     /// which would hold the message once more.
-    struct Converted<F> {
+    pub(crate) struct Converted<F> {
         #[pin]
-        future: F,
+        pub(crate) future: F,
     }
 }
 
@@ -346,6 +372,10 @@ where
     C: slot::Close,
     E: slot::OnError,
 {
+    fn check(&self) -> error::Result<()> {
+        self.message.check()
+    }
+
     // Not `async`: another layer of future around each callback would be moved once more for every
     // message.
     fn accept(&self, request: &Request) -> impl Future<Output = Result<Upgrade, Response>> {
