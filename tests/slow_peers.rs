@@ -8,8 +8,8 @@ mod support;
 use std::sync::mpsc;
 
 use coracle::{
-    Builder, Cause, CloseCode, Closed, Closures, Flow, Gap, Handler, Message, Outcome, Phase,
-    Publication, SendError, Server, Session, Side, SlowPeer,
+    Builder, Cause, CloseCode, Closed, Closures, Flow, Gap, Handler, Message, Outcome, Paths,
+    Phase, Publication, SendError, Server, Session, Side, SlowPeer,
 };
 use pipe::*;
 use support::*;
@@ -295,6 +295,29 @@ fn when_everything_has_left_the_application_hears_that_the_peer_has_caught_up() 
     witness.goodbye();
     assert_eq!(it.drains.try_next(), None);
     it.finish();
+}
+
+#[test]
+fn a_closure_hears_of_it_too_also_behind_a_path() {
+    let (opens, sessions) = heard();
+    let (drained, drains) = heard();
+    let app = Closures::new().on_open(opened(&opens)).on_drain(async move |session: &Session| {
+        drained.send(session.id()).unwrap();
+        Flow::Close(CloseCode::NORMAL, "that was all".into())
+    });
+    let server = start(
+        Server::builder()
+            .configure(|config| config.limits.outbox_messages = 1)
+            .handler(Paths::new().at("/slow/{name}", app)),
+    );
+    let mut client = Pipe::connect_to(&server, "/slow/phone");
+    let session = sessions.next();
+    session.try_send(vec![0; STALLING]).unwrap();
+    assert!(session.try_send("too much").is_err());
+    assert_eq!(client.read_frame().payload.len(), STALLING);
+    assert_eq!(drains.next(), session.id());
+    assert_eq!(client.read_close(), (1000, "that was all".to_owned()));
+    server.finish();
 }
 
 #[test]

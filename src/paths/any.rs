@@ -20,6 +20,7 @@ pub(super) trait AnyHandler: Send + Sync {
     fn message<'a>(&'a self, session: &'a Session, message: Message) -> Boxed<'a, Outcome>;
     fn streams(&self, session: &Session) -> bool;
     fn stream<'a>(&'a self, session: &'a Session, incoming: Incoming) -> Boxed<'a, Outcome>;
+    fn drain<'a>(&'a self, session: &'a Session) -> Boxed<'a, Outcome>;
     fn close<'a>(&'a self, session: &'a Session, closed: &'a Closed) -> Boxed<'a, ()>;
     fn error<'a>(&'a self, session: &'a Session, error: &'a HandlerError) -> Boxed<'a, ()>;
 }
@@ -47,6 +48,10 @@ impl<H: Handler> AnyHandler for H {
 
     fn stream<'a>(&'a self, session: &'a Session, incoming: Incoming) -> Boxed<'a, Outcome> {
         Box::pin(Handler::stream(self, session, incoming))
+    }
+
+    fn drain<'a>(&'a self, session: &'a Session) -> Boxed<'a, Outcome> {
+        Box::pin(Handler::drain(self, session))
     }
 
     fn close<'a>(&'a self, session: &'a Session, closed: &'a Closed) -> Boxed<'a, ()> {

@@ -180,6 +180,13 @@ impl Handler for Paths {
         }
     }
 
+    async fn drain(&self, session: &Session) -> Outcome {
+        match self.serves(session) {
+            Some(handler) => handler.drain(session).await,
+            None => Ok(Flow::Continue),
+        }
+    }
+
     async fn close(&self, session: &Session, closed: &Closed) {
         if let Some(handler) = self.serves(session) {
             handler.close(session, closed).await;

@@ -327,9 +327,9 @@ impl<H> Builder<H> {
     }
 }
 
-impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
+impl<A, O, M, C, E, D> Builder<Closures<A, O, M, C, E, D>> {
     /// Decides about each request before it is answered; see [`Handler::accept`].
-    pub fn on_accept<F>(self, accept: F) -> Builder<Closures<Set<F>, O, M, C, E>>
+    pub fn on_accept<F>(self, accept: F) -> Builder<Closures<Set<F>, O, M, C, E, D>>
     where
         F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
     {
@@ -337,7 +337,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     }
 
     /// A session has begun; see [`Handler::open`].
-    pub fn on_open<F, R>(self, open: F) -> Builder<Closures<A, Set<F>, M, C, E>>
+    pub fn on_open<F, R>(self, open: F) -> Builder<Closures<A, Set<F>, M, C, E, D>>
     where
         F: AsyncFn(&Session) -> R + Send + Sync + 'static,
         R: IntoOutcome,
@@ -350,7 +350,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     ///
     /// Beside `on_typed` it gets what that has no handler for.
     #[expect(clippy::type_complexity, reason = "which closure stands where")]
-    pub fn on_message<F, R>(self, message: F) -> Builder<Closures<A, O, M::With<F>, C, E>>
+    pub fn on_message<F, R>(self, message: F) -> Builder<Closures<A, O, M::With<F>, C, E, D>>
     where
         M: Whole,
         F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
@@ -387,7 +387,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
         self,
         type_name: impl Into<String>,
         typed: F,
-    ) -> Builder<Closures<A, O, M::Routed, C, E>>
+    ) -> Builder<Closures<A, O, M::Routed, C, E, D>>
     where
         M: Routable,
         T: DeserializeOwned + 'static,
@@ -399,7 +399,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
 
     /// A message begins to arrive, and is received part by part; see [`Handler::stream`]. Takes the
     /// place of `on_message`.
-    pub fn on_stream<F, R>(self, stream: F) -> Builder<Closures<A, O, Streaming<F>, C, E>>
+    pub fn on_stream<F, R>(self, stream: F) -> Builder<Closures<A, O, Streaming<F>, C, E, D>>
     where
         M: Unrouted,
         F: AsyncFn(&Session, Incoming) -> R + Send + Sync + 'static,
@@ -409,7 +409,7 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     }
 
     /// A session has ended; see [`Handler::close`].
-    pub fn on_close<F>(self, close: F) -> Builder<Closures<A, O, M, Set<F>, E>>
+    pub fn on_close<F>(self, close: F) -> Builder<Closures<A, O, M, Set<F>, E, D>>
     where
         F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
     {
@@ -417,11 +417,20 @@ impl<A, O, M, C, E> Builder<Closures<A, O, M, C, E>> {
     }
 
     /// A callback has failed; see [`Handler::error`].
-    pub fn on_error<F>(self, error: F) -> Builder<Closures<A, O, M, C, Set<F>>>
+    pub fn on_error<F>(self, error: F) -> Builder<Closures<A, O, M, C, Set<F>, D>>
     where
         F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
     {
         self.map(|closures| closures.on_error(error))
+    }
+
+    /// There had been too much for the peer, and now everything has left; see [`Handler::drain`].
+    pub fn on_drain<F, R>(self, drain: F) -> Builder<Closures<A, O, M, C, E, Set<F>>>
+    where
+        F: AsyncFn(&Session) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        self.map(|closures| closures.on_drain(drain))
     }
 }
 

@@ -50,35 +50,35 @@ impl Closures {
     }
 }
 
-impl<A, O, M, C, E> Closures<A, O, M, C, E> {
+impl<A, O, M, C, E, D> Closures<A, O, M, C, E, D> {
     /// Decides about each request before it is answered; see [`Handler::accept`](crate::Handler::accept).
-    pub fn on_accept<F>(self, accept: F) -> Closures<Set<F>, O, M, C, E>
+    pub fn on_accept<F>(self, accept: F) -> Closures<Set<F>, O, M, C, E, D>
     where
         F: AsyncFn(&Request) -> Result<Upgrade, Response> + Send + Sync + 'static,
     {
-        let Self { open, message, close, error, .. } = self;
-        Closures { accept: Set(accept), open, message, close, error }
+        let Self { open, message, close, error, drain, .. } = self;
+        Closures { accept: Set(accept), open, message, close, error, drain }
     }
 
     /// A session has begun; see [`Handler::open`](crate::Handler::open).
-    pub fn on_open<F, R>(self, open: F) -> Closures<A, Set<F>, M, C, E>
+    pub fn on_open<F, R>(self, open: F) -> Closures<A, Set<F>, M, C, E, D>
     where
         F: AsyncFn(&Session) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Self { accept, message, close, error, .. } = self;
-        Closures { accept, open: Set(open), message, close, error }
+        let Self { accept, message, close, error, drain, .. } = self;
+        Closures { accept, open: Set(open), message, close, error, drain }
     }
 
     /// A whole message has arrived; see [`Builder::on_message`](crate::Builder::on_message).
-    pub fn on_message<F, R>(self, message: F) -> Closures<A, O, M::With<F>, C, E>
+    pub fn on_message<F, R>(self, message: F) -> Closures<A, O, M::With<F>, C, E, D>
     where
         M: Whole,
         F: AsyncFn(&Session, Message) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Self { accept, open, message: slot, close, error } = self;
-        Closures { accept, open, message: slot.with(message), close, error }
+        let Self { accept, open, message: slot, close, error, drain } = self;
+        Closures { accept, open, message: slot.with(message), close, error, drain }
     }
 
     /// An envelope of this type has arrived; see [`Builder::on_typed`](crate::Builder::on_typed).
@@ -87,45 +87,56 @@ impl<A, O, M, C, E> Closures<A, O, M, C, E> {
         self,
         type_name: impl Into<String>,
         typed: F,
-    ) -> Closures<A, O, M::Routed, C, E>
+    ) -> Closures<A, O, M::Routed, C, E, D>
     where
         M: slots::Routable,
         T: DeserializeOwned + 'static,
         F: AsyncFn(&Session, Typed<T>) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Self { accept, open, message, close, error } = self;
+        let Self { accept, open, message, close, error, drain } = self;
         let message = message.routed(|router| router.on_typed(type_name, typed));
-        Closures { accept, open, message, close, error }
+        Closures { accept, open, message, close, error, drain }
     }
 
     /// A message begins to arrive; see [`Builder::on_stream`](crate::Builder::on_stream).
-    pub fn on_stream<F, R>(self, stream: F) -> Closures<A, O, Streaming<F>, C, E>
+    pub fn on_stream<F, R>(self, stream: F) -> Closures<A, O, Streaming<F>, C, E, D>
     where
         M: Unrouted,
         F: AsyncFn(&Session, Incoming) -> R + Send + Sync + 'static,
         R: IntoOutcome,
     {
-        let Self { accept, open, close, error, .. } = self;
-        Closures { accept, open, message: Streaming(stream), close, error }
+        let Self { accept, open, close, error, drain, .. } = self;
+        Closures { accept, open, message: Streaming(stream), close, error, drain }
     }
 
     /// A session has ended; see [`Handler::close`](crate::Handler::close).
-    pub fn on_close<F>(self, close: F) -> Closures<A, O, M, Set<F>, E>
+    pub fn on_close<F>(self, close: F) -> Closures<A, O, M, Set<F>, E, D>
     where
         F: AsyncFn(&Session, &Closed) + Send + Sync + 'static,
     {
-        let Self { accept, open, message, error, .. } = self;
-        Closures { accept, open, message, close: Set(close), error }
+        let Self { accept, open, message, error, drain, .. } = self;
+        Closures { accept, open, message, close: Set(close), error, drain }
     }
 
     /// A callback has failed; see [`Handler::error`](crate::Handler::error).
-    pub fn on_error<F>(self, error: F) -> Closures<A, O, M, C, Set<F>>
+    pub fn on_error<F>(self, error: F) -> Closures<A, O, M, C, Set<F>, D>
     where
         F: AsyncFn(&Session, &HandlerError) + Send + Sync + 'static,
     {
-        let Self { accept, open, message, close, .. } = self;
-        Closures { accept, open, message, close, error: Set(error) }
+        let Self { accept, open, message, close, drain, .. } = self;
+        Closures { accept, open, message, close, error: Set(error), drain }
+    }
+
+    /// There had been too much for the peer, and now everything has left; see
+    /// [`Handler::drain`](crate::Handler::drain).
+    pub fn on_drain<F, R>(self, drain: F) -> Closures<A, O, M, C, E, Set<F>>
+    where
+        F: AsyncFn(&Session) -> R + Send + Sync + 'static,
+        R: IntoOutcome,
+    {
+        let Self { accept, open, message, close, error, .. } = self;
+        Closures { accept, open, message, close, error, drain: Set(drain) }
     }
 }
 

@@ -205,12 +205,13 @@ pub(crate) fn refused() -> Outcome {
 
 /// A [`Handler`] made of the builder's closures; the slots that were not filled hold [`Unset`].
 #[derive(Clone, Debug, Default)]
-pub struct Closures<A = Unset, O = Unset, M = Unset, C = Unset, E = Unset> {
+pub struct Closures<A = Unset, O = Unset, M = Unset, C = Unset, E = Unset, D = Unset> {
     pub(crate) accept: A,
     pub(crate) open: O,
     pub(crate) message: M,
     pub(crate) close: C,
     pub(crate) error: E,
+    pub(crate) drain: D,
 }
 
 /// A slot of [`Closures`] without a closure.
@@ -364,13 +365,15 @@ impl<F: Future<Output: IntoOutcome>> Future for Converted<F> {
     }
 }
 
-impl<A, O, M, C, E> Handler for Closures<A, O, M, C, E>
+impl<A, O, M, C, E, D> Handler for Closures<A, O, M, C, E, D>
 where
     A: slot::Accept,
     O: slot::Open,
     M: slot::OnMessage,
     C: slot::Close,
     E: slot::OnError,
+    // What can be called when a session begins can be called when it has caught up.
+    D: slot::Open,
 {
     fn check(&self) -> error::Result<()> {
         self.message.check()
@@ -396,6 +399,10 @@ where
 
     fn stream(&self, session: &Session, incoming: Incoming) -> impl Future<Output = Outcome> {
         self.message.stream(session, incoming)
+    }
+
+    fn drain(&self, session: &Session) -> impl Future<Output = Outcome> {
+        self.drain.call(session)
     }
 
     fn close(&self, session: &Session, closed: &Closed) -> impl Future<Output = ()> {
