@@ -317,6 +317,7 @@ fn a_closure_hears_of_it_too_also_behind_a_path() {
     assert_eq!(client.read_frame().payload.len(), STALLING);
     assert_eq!(drains.next(), session.id());
     assert_eq!(client.read_close(), (1000, "that was all".to_owned()));
+    drop(client);
     server.finish();
 }
 
