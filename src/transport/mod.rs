@@ -1,6 +1,7 @@
 //! What carries a session's bytes: a socket, a pipe in memory, or any byte stream; each with or without
 //! TLS. Beside it what any byte stream can have: deadlines and rates.
 
+mod bucket;
 mod budget;
 mod deadline;
 mod listener;
