@@ -3,6 +3,7 @@
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
 //! [`Builder::config`](crate::Builder::config).
 
+mod inbound;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -15,6 +16,7 @@ pub use crate::network::Network;
 use crate::session::SessionRates;
 use crate::transport::Peer;
 
+pub use inbound::{Excess, Inbound, Rate};
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
@@ -68,6 +70,12 @@ pub struct Config {
     ///
     /// See [`SessionRates`].
     pub rates: Option<SessionRates>,
+    /// How many messages, and how many bytes of them, each session takes from its peer per second. Default
+    /// `None`: as many as its handler takes.
+    ///
+    /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
+    /// it can have the line carry, and only ever waits. Where both are set, both hold.
+    pub inbound: Option<Inbound>,
 }
 
 impl Default for Config {
@@ -84,6 +92,7 @@ impl Default for Config {
             #[cfg(feature = "tls")]
             tls: None,
             rates: None,
+            inbound: None,
         }
     }
 }

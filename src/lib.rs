@@ -23,7 +23,7 @@ pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
-pub use hub::SessionId;
+pub use hub::{Excesses, SessionId};
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};

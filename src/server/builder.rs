@@ -11,11 +11,11 @@ use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
 use super::listen::{Source, UnixSocket};
 use super::signals::Interrupts;
-use crate::config::Config;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 #[cfg(feature = "tls")]
 use crate::config::{ClientCertificates, Tls};
+use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -236,6 +236,13 @@ impl<H> Builder<H> {
     /// ```
     pub fn rates(mut self, rates: impl Fn(&Session) -> Rates + Send + Sync + 'static) -> Self {
         self.config.rates = Some(SessionRates::new(rates));
+        self
+    }
+
+    /// How many messages and bytes each session takes from its peer per second; without this call as many
+    /// as its handler takes. A single session can have [its own](Rates::with_inbound).
+    pub fn inbound(mut self, inbound: Inbound) -> Self {
+        self.config.inbound = Some(inbound);
         self
     }
 
@@ -495,6 +502,9 @@ fn check(config: &Config) -> Result<usize> {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
         }
+    }
+    if let Some(invalid) = config.inbound.and_then(|inbound| inbound.invalid()) {
+        return Err(Error::Config(invalid));
     }
     #[cfg(feature = "deflate")]
     if let Some(deflate) = &config.deflate {

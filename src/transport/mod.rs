@@ -18,6 +18,7 @@ mod unix;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub(crate) use bucket::Bucket;
 pub use budget::{Deadline, DeadlineExceeded};
 pub use deadline::{DeadlineStream, Deadlines};
 pub use listener::ListenAddr;

@@ -3,6 +3,7 @@
 
 mod ending;
 mod flushing;
+mod metering;
 mod pacing;
 mod reading;
 
@@ -208,8 +209,10 @@ impl Link {
                     return Poll::Ready(Some(*message));
                 }
             }
-            if let Some(message) = self.parse(deliver) {
-                return Poll::Ready(Some(message));
+            if self.pace.is_none() || self.may_parse() {
+                if let Some(message) = self.parse(deliver) {
+                    return Poll::Ready(Some(message));
+                }
             }
             if deliver && self.has_begun() {
                 return Poll::Ready(None);
@@ -247,6 +250,9 @@ impl Link {
         self.prepaid = false;
         self.session.member().outbox.awake();
         self.release();
+        if self.pace.is_some() {
+            self.begin_metering();
+        }
         self.heed_stop();
         self.timers_due = self.timers.is_due(self.worker.now());
     }
@@ -303,6 +309,9 @@ impl Link {
         // It has begun to close after its rate was asked.
         if self.stage != Stage::Open && self.release() {
             return false;
+        }
+        if self.pace.is_some() {
+            self.end_metering();
         }
         let outbox = &self.session.member().outbox;
         if self.prepaid && self.stage == Stage::Open && outbox.is_parked() {
