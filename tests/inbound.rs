@@ -57,6 +57,15 @@ fn pause(watched: &Watched) -> (Raw, Session) {
     (client, session)
 }
 
+/// A client that says so much with its request: no timer of the session can be over before that.
+#[track_caller]
+fn says_at_once(watched: &Watched, frames: &[u8]) -> (Raw, Session) {
+    let mut client = watched.server.raw();
+    client.send(&[handshake("/").as_bytes(), frames].concat());
+    assert!(client.read_head().starts_with("HTTP/1.1 101 "));
+    (client, watched.sessions.next())
+}
+
 /// A server that says when it has been given what.
 struct Timed {
     server: TestServer,
@@ -351,13 +360,12 @@ fn what_waits_for_the_rate_is_not_the_peers_silence() {
         config.timeouts.write_stall = SHORT;
     });
     let begun = Instant::now();
-    let (mut client, session) = watched.client();
     let said = [
         frame(true, BINARY, &[7; 25_000]),
         frame(true, TEXT, b"said in time"),
         frame(true, CLOSE, &1000_u16.to_be_bytes()),
     ];
-    client.send(&said.concat());
+    let (mut client, session) = says_at_once(&watched, &said.concat());
     assert_eq!(client.read_frame().payload, [7; 25_000]);
     let echo = client.read_frame();
     assert_eq!((echo.opcode, &echo.payload[..]), (TEXT, &b"said in time"[..]));
@@ -386,8 +394,8 @@ fn who_has_nothing_more_to_say_waits_for_no_rate() {
             timeout(config);
             config.timeouts.close = SHORT;
         });
-        let (mut client, _session) = watched.client();
-        client.send_frame(BINARY, &[7; LONG]);
+        let long = frame(true, BINARY, &[7; LONG]);
+        let (mut client, _session) = says_at_once(&watched, &long);
         assert_eq!(client.read_frame().payload, [7; LONG]);
         assert_eq!(watched.records.next().cause, cause);
         assert_eq!(pauses(&watched), 0);
@@ -426,7 +434,7 @@ fn no_end_waits_for_the_rate() {
 #[test]
 fn an_old_session_ends_while_it_waits() {
     let watched = with_inbound(trickle(), |config| {
-        config.timeouts.lifetime = Some(5 * SHORT);
+        config.timeouts.lifetime = Some(10 * SHORT);
         config.timeouts.lifetime_jitter = Some(Duration::ZERO);
     });
     let (mut client, _session) = pause(&watched);
@@ -503,7 +511,6 @@ fn what_has_waited_for_the_handler_is_not_held_against_the_peer() {
             .on_close(record(&closes)),
     );
     let mut client = server.client();
-    let working = Instant::now();
     client.send_frame(TEXT, b"0");
     begun.next();
     // As many as a peer may send while the handler works.
@@ -511,8 +518,9 @@ fn what_has_waited_for_the_handler_is_not_held_against_the_peer() {
     for number in 1..=COUNT {
         client.send_frame(TEXT, number.to_string().as_bytes());
     }
-    let enough = Duration::from_secs(COUNT + 1) / RATE as u32;
-    within(smol::Timer::after(enough.saturating_sub(working.elapsed())));
+    let session = server.handle.sessions().all().pop().unwrap();
+    eventually("one is read ahead", || session.traffic().messages_in == 2);
+    within(smol::Timer::after(Duration::from_secs(COUNT) / RATE as u32));
     for _ in 0..=COUNT {
         gate.send_blocking(()).unwrap();
     }
