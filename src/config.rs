@@ -3,6 +3,7 @@
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
 //! [`Builder::config`](crate::Builder::config).
 
+mod inbound;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -17,6 +18,7 @@ use crate::outbox::SlowPeer;
 use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
+pub use inbound::{Excess, Inbound, Rate};
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
@@ -78,6 +80,12 @@ pub struct Config {
     pub presence: Option<PresenceHook>,
     /// What a peer is told where publications for it were dropped. Default `None`: nothing.
     pub gap: Option<GapHook>,
+    /// How many messages, and how many bytes of them, each session takes from its peer per second. Default
+    /// `None`: as many as its handler takes.
+    ///
+    /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
+    /// it can have the line carry, and only ever waits. Where both are set, both hold.
+    pub inbound: Option<Inbound>,
 }
 
 impl Default for Config {
@@ -98,6 +106,7 @@ impl Default for Config {
             room_policy: None,
             presence: None,
             gap: None,
+            inbound: None,
         }
     }
 }

@@ -27,8 +27,8 @@ pub use ::http as http_types;
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
 pub use hub::{
-    Audience, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook, Publication,
-    PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
+    Audience, Excesses, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook,
+    Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
 };
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};

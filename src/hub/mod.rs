@@ -2,6 +2,7 @@
 //!
 //! There is one way in, [`Hub::open`], and one way out, dropping the [`Membership`] it returns.
 
+mod excesses;
 mod limits;
 mod member;
 mod registry;
@@ -10,6 +11,8 @@ mod rooms;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use excesses::Exceeded;
+pub use excesses::Excesses;
 pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
@@ -44,6 +47,7 @@ pub(crate) struct Hub {
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
     pub(crate) endings: Endings,
+    pub(crate) exceeded: Exceeded,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -75,6 +79,7 @@ impl Hub {
             clock,
             shutdown,
             endings: Endings::default(),
+            exceeded: Exceeded::default(),
         })
     }
 

@@ -14,11 +14,11 @@ use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
 use super::listen::{Source, UnixSocket};
 use super::signals::Interrupts;
-use crate::config::Config;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
 #[cfg(feature = "tls")]
 use crate::config::{ClientCertificates, Tls};
+use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
 use crate::http::{OriginPolicy, Request, Response, Upgrade};
@@ -315,6 +315,13 @@ impl<H> Builder<H> {
         self
     }
 
+    /// How many messages and bytes each session takes from its peer per second; without this call as many
+    /// as its handler takes. A single session can have [its own](Rates::with_inbound).
+    pub fn inbound(mut self, inbound: Inbound) -> Self {
+        self.config.inbound = Some(inbound);
+        self
+    }
+
     /// Replaces all callbacks by one value.
     pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
         self.map(|_| handler)
@@ -602,6 +609,9 @@ fn check(config: &Config) -> Result<usize> {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
         }
+    }
+    if let Some(invalid) = config.inbound.and_then(|inbound| inbound.invalid()) {
+        return Err(Error::Config(invalid));
     }
     #[cfg(feature = "deflate")]
     if let Some(deflate) = &config.deflate {

@@ -97,6 +97,9 @@ pub enum Cause {
     Io(io::ErrorKind),
     /// The peer broke RFC 6455 or a bound; the code says which way: 1002, 1007, 1008 or 1009.
     Violation,
+    /// The peer sent more than its inbound rate allows, where that [closes](crate::config::Excess::Close):
+    /// 1008, and the reason says which rate.
+    RateExceeded,
     /// The application asked for it: [`Session::close`](crate::Session::close) or
     /// [`Flow::Close`](crate::Flow::Close).
     Requested,
@@ -138,6 +141,7 @@ impl fmt::Display for Cause {
             Self::Truncated => "stream cut off in the middle of a message",
             Self::Io(kind) => return write!(f, "socket failed: {kind}"),
             Self::Violation => "protocol or bound violated",
+            Self::RateExceeded => "inbound rate exceeded",
             Self::Requested => "requested",
             Self::Aborted => "aborted",
             Self::HandlerFailed => "handler failed",

@@ -275,6 +275,7 @@ fn report(link: &Link, closed: &Closed) {
             log::Level::Warn
         }
         Cause::Violation
+        | Cause::RateExceeded
         | Cause::Truncated
         | Cause::PongTimeout
         | Cause::WriteStalled

@@ -14,7 +14,7 @@ use futures_lite::AsyncRead;
 
 use super::writer::{MessageWriter, send_from};
 use crate::error::{SendError, WriteError};
-use crate::hub::{Hub, JoinError, Member, Rooms, SessionId};
+use crate::hub::{Excesses, Hub, JoinError, Member, Rooms, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing, Text};
 use crate::outbox::{Buffered, Encoded, Losses, Prepared, Request, SlowPeer};
 use crate::shutdown::Shutdown;
@@ -405,6 +405,12 @@ impl Sessions {
     #[must_use]
     pub fn all(&self) -> Vec<Session> {
         self.0.members().into_iter().map(Session::new).collect()
+    }
+
+    /// How often they, and those that have ended, have been sent more than their inbound rate allows.
+    #[must_use]
+    pub fn excesses(&self) -> Excesses {
+        self.0.exceeded.read()
     }
 }
 

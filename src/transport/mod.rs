@@ -1,6 +1,7 @@
 //! What carries a session's bytes: a socket, a pipe in memory, or any byte stream; each with or without
 //! TLS. Beside it what any byte stream can have: deadlines and rates.
 
+mod bucket;
 mod budget;
 mod deadline;
 mod listener;
@@ -17,6 +18,7 @@ mod unix;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+pub(crate) use bucket::Bucket;
 pub use budget::{Deadline, DeadlineExceeded};
 pub use deadline::{DeadlineStream, Deadlines};
 pub use listener::ListenAddr;

@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::num::NonZero;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use super::bucket::Bucket;
 
 /// How many bytes may go in one direction, and when.
 ///
@@ -112,14 +114,6 @@ impl RatePolicy for Unlimited {
     }
 }
 
-/// Nanoseconds of a second, and parts of a byte in which a bucket counts: in a nanosecond, `rate` of them
-/// come in, so that no interval is ever rounded.
-const PARTS: i128 = 1_000_000_000;
-
-/// A bucket that is empty gives nothing before so much of a second's bytes has come in: otherwise a
-/// stream that has much to say would be woken for every single byte.
-const PORTIONS_PER_SECOND: u64 = 20;
-
 /// So many bytes per second: a token bucket.
 ///
 /// The bucket holds `burst` bytes and is full at first. Transferring takes bytes out, and `rate` bytes per
@@ -135,14 +129,7 @@ const PORTIONS_PER_SECOND: u64 = 20;
 /// # let _ = (modem, bursty);
 /// ```
 #[derive(Clone)]
-pub struct BytesPerSecond {
-    rate: u64,
-    burst: u64,
-    /// In parts of a byte; negative when more has been transferred than was allowed.
-    level: i128,
-    /// When `level` was right; `None` as long as nobody has asked.
-    at: Option<Instant>,
-}
+pub struct BytesPerSecond(Bucket);
 
 impl BytesPerSecond {
     /// At most `rate` bytes per second, and as much at once as a second may have.
@@ -154,7 +141,7 @@ impl BytesPerSecond {
     #[must_use]
     pub const fn new(rate: u64) -> Self {
         assert!(rate > 0, "a rate of zero bytes per second lets nothing through");
-        Self { rate, burst: rate, level: rate as i128 * PARTS, at: None }
+        Self(Bucket::new(rate, rate))
     }
 
     /// The same with a bucket of another size, and full: how many bytes may go at once after a rest.
@@ -168,80 +155,56 @@ impl BytesPerSecond {
     #[must_use]
     pub const fn with_burst(self, burst: u64) -> Self {
         assert!(burst > 0, "a bucket of zero bytes lets nothing through");
-        Self { rate: self.rate, burst, level: burst as i128 * PARTS, at: None }
+        Self(Bucket::new(self.0.rate(), burst))
     }
 
     /// Bytes per second.
     #[must_use]
     pub const fn rate(&self) -> u64 {
-        self.rate
+        self.0.rate()
     }
 
     /// Bytes that may go at once after a rest.
     #[must_use]
     pub const fn burst(&self) -> u64 {
-        self.burst
-    }
-
-    /// Lets in what has come since the last time.
-    fn fill(&mut self, now: Instant) {
-        let before = self.at.unwrap_or(now);
-        // Somebody else's clock may be a little behind.
-        let Some(passed) = now.checked_duration_since(before) else {
-            return;
-        };
-        self.at = Some(now);
-        let passed = i128::try_from(passed.as_nanos()).unwrap_or(i128::MAX);
-        let most = i128::from(self.burst) * PARTS;
-        let come = passed.saturating_mul(i128::from(self.rate));
-        self.level = self.level.saturating_add(come).min(most);
-    }
-
-    /// The least that an empty bucket gives out, in parts. Half a burst at most: what comes in while the
-    /// timer is late must still fit in.
-    fn portion(&self) -> i128 {
-        i128::from((self.rate / PORTIONS_PER_SECOND).clamp(1, (self.burst / 2).max(1))) * PARTS
+        self.0.burst()
     }
 }
 
 impl RatePolicy for BytesPerSecond {
     fn available(&mut self, now: Instant) -> Allowance {
-        self.fill(now);
-        let missing = self.portion() - self.level;
-        if missing <= 0 {
-            let bytes = usize::try_from(self.level / PARTS).unwrap_or(usize::MAX);
-            // A portion is one byte at least.
-            return Allowance::Bytes(NonZero::new(bytes).unwrap_or(NonZero::<usize>::MIN));
+        let Self(bucket) = self;
+        bucket.fill(now);
+        if !bucket.has_portion() {
+            return Allowance::Until(bucket.next_portion(now));
         }
-        // Upwards, so that it is really there by then.
-        let rate = i128::from(self.rate);
-        let nanos = (missing / rate) + i128::from(missing % rate != 0);
-        let wait = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        Allowance::Until(now.checked_add(wait).unwrap_or_else(|| now + FOREVER))
+        let bytes = usize::try_from(bucket.whole()).unwrap_or(usize::MAX);
+        // A portion is one byte at least.
+        Allowance::Bytes(NonZero::new(bytes).unwrap_or(NonZero::<usize>::MIN))
     }
 
     fn transferred(&mut self, bytes: usize, now: Instant) {
-        self.fill(now);
-        let parts = i128::try_from(bytes).unwrap_or(i128::MAX).saturating_mul(PARTS);
-        self.level = self.level.saturating_sub(parts);
+        let Self(bucket) = self;
+        bucket.fill(now);
+        bucket.spend(bytes as u64);
     }
 }
-
-/// What a wait is that no clock can name: a year, after which it is asked again.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 impl fmt::Debug for BytesPerSecond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BytesPerSecond")
-            .field("rate", &self.rate)
-            .field("burst", &self.burst)
-            .field("level", &(self.level.div_euclid(PARTS)))
+            .field("rate", &self.0.rate())
+            .field("burst", &self.0.burst())
+            .field("level", &self.0.level())
             .finish()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::bucket::PORTIONS_PER_SECOND;
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);

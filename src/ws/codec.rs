@@ -170,6 +170,16 @@ impl Codec {
             && self.control.is_none()
     }
 
+    /// Whether what comes next is a control frame, or the rest of one, if that begins with `first`.
+    pub(crate) fn expects_control(&self, first: u8) -> bool {
+        match &self.state {
+            State::Between => frame::begins_control(first),
+            State::Header { bytes: [first, ..], .. } => frame::begins_control(*first),
+            State::Payload(frame) => frame.opcode.is_control(),
+            State::Closed => true,
+        }
+    }
+
     /// The common case of [`next`](Self::next), apart because nearly every frame is one: a message in one
     /// frame, not compressed, all of it there, with nothing pending, and not streamed. `None` if the
     /// next frame is anything else, and nothing has been done.

@@ -119,6 +119,11 @@ pub(crate) struct Received {
     pub(crate) len: usize,
 }
 
+/// Whether a frame with this first byte is a control frame (RFC 6455 section 5.5).
+pub(super) const fn begins_control(first: u8) -> bool {
+    first & 0x08 != 0
+}
+
 /// The longest header of a client's frame.
 pub(super) const MAX_HEADER: usize = 14;
 

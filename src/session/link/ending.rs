@@ -339,6 +339,14 @@ impl Link {
         self.end(Side::Peer, Cause::Violation, Some(close), Then::Linger);
     }
 
+    /// The peer has sent more than its rate allows. What it says now can still be understood, so that its
+    /// goodbye is awaited.
+    #[cold]
+    pub(super) fn rate_exceeded(&mut self, reason: &str) {
+        let close = CloseFrame::new(CloseCode::POLICY, reason);
+        self.end(Side::Peer, Cause::RateExceeded, Some(close), Then::AwaitPeer);
+    }
+
     #[cold]
     pub(super) fn failed(&mut self, error: &io::Error) {
         let cause = match error.kind() {

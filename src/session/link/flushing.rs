@@ -73,7 +73,8 @@ impl Link {
     #[inline]
     fn refill(&mut self, cx: &mut Context<'_>) -> bool {
         self.prepaid = false;
-        let plain = self.pongs.is_none() && !self.ping_due && self.pace.is_none();
+        let paced = self.pace.as_ref().is_some_and(|pace| pace.paces_writing());
+        let plain = self.pongs.is_none() && !self.ping_due && !paced;
         if self.stage == Stage::Open && plain {
             let outbox = &self.session.member().outbox;
             let terms = &self.session.member().hub.terms;

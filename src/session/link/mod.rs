@@ -3,6 +3,7 @@
 
 mod ending;
 mod flushing;
+mod metering;
 mod pacing;
 mod reading;
 
@@ -217,8 +218,10 @@ impl Link {
                     return Poll::Ready(Some(*message));
                 }
             }
-            if let Some(message) = self.parse(deliver) {
-                return Poll::Ready(Some(message));
+            if self.pace.is_none() || self.may_parse() {
+                if let Some(message) = self.parse(deliver) {
+                    return Poll::Ready(Some(message));
+                }
             }
             if deliver && (self.has_begun() || self.drained) {
                 return Poll::Ready(None);
@@ -256,6 +259,9 @@ impl Link {
         self.prepaid = false;
         self.session.member().outbox.awake();
         self.release();
+        if self.pace.is_some() {
+            self.begin_metering();
+        }
         self.heed_stop();
         self.timers_due = self.timers.is_due(self.worker.now());
     }
@@ -312,6 +318,9 @@ impl Link {
         // It has begun to close after its rate was asked.
         if self.stage != Stage::Open && self.release() {
             return false;
+        }
+        if self.pace.is_some() {
+            self.end_metering();
         }
         let member = self.session.member();
         let outbox = &member.outbox;

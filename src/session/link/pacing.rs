@@ -13,31 +13,34 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
 
+use super::metering::Meter;
 use super::{Link, Stage};
 use crate::executor::{Time, panic_text};
 use crate::session::rates::Rates;
 use crate::transport::{Allowance, RatePolicy, Unlimited};
 
 /// The latest time to wait for that is not "never".
-const FAR: Time = Time::from_micros(u64::MAX - 1);
+pub(super) const FAR: Time = Time::from_micros(u64::MAX - 1);
 
 /// The rates of one session, and what they have it wait for.
 pub(super) struct Pace {
     reading: Half,
     writing: Half,
+    meter: Option<Meter>,
 }
 
 struct Half {
     policy: Box<dyn RatePolicy>,
+    /// It may say no.
+    limited: bool,
     /// When it is to be asked again; `NEVER` if the session does not wait for it.
     resumes: Time,
 }
 
 impl Half {
     fn new(policy: Box<dyn RatePolicy>) -> Self {
-        Self { policy, resumes: Time::NEVER }
+        Self { policy, limited: true, resumes: Time::NEVER }
     }
 }
 
@@ -53,13 +56,27 @@ impl Drop for Half {
 }
 
 impl Pace {
-    /// When the first of both is to be asked again.
+    /// When the first of them is to be asked again.
     pub(super) fn resumes(&self) -> Time {
-        self.reading.resumes.min(self.writing.resumes)
+        let meter = self.meter.as_ref().map_or(Time::NEVER, |meter| meter.resumes);
+        self.reading.resumes.min(self.writing.resumes).min(meter)
     }
 
     pub(super) fn holds_reading(&self) -> bool {
         self.reading.resumes != Time::NEVER
+    }
+
+    /// What there is of the peer's waits for the inbound rate.
+    pub(super) fn holds_messages(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.resumes != Time::NEVER)
+    }
+
+    pub(super) fn paces_writing(&self) -> bool {
+        self.writing.limited
+    }
+
+    pub(super) fn meter(&mut self) -> Option<&mut Meter> {
+        self.meter.as_mut()
     }
 
     pub(super) fn holds_writing(&self) -> bool {
@@ -78,22 +95,27 @@ impl Pace {
 impl Link {
     /// Asks the configuration for the session's rates; once, before anything else. Calls the application.
     pub(in crate::session) fn find_rates(&mut self) {
-        let Some(rates) = &self.config().rates else {
+        let config = self.config();
+        if config.rates.is_none() && config.inbound.is_none() {
             return;
-        };
+        }
         let found = catch_unwind(AssertUnwindSafe(|| {
-            let Rates { reading, writing } = rates.of(&self.session);
-            let (reading, writing) = (Half::new(reading), Half::new(writing));
-            let writes_paced = !writing.policy.is_unlimited();
-            let paced = writes_paced || !reading.policy.is_unlimited();
-            paced.then(|| (Box::new(Pace { reading, writing }), writes_paced))
+            let rates = config.rates.as_ref().map(|rates| rates.of(&self.session));
+            let Rates { reading, writing, inbound } =
+                rates.unwrap_or_else(|| Rates::new(Unlimited, Unlimited));
+            let (mut reading, mut writing) = (Half::new(reading), Half::new(writing));
+            reading.limited = !reading.policy.is_unlimited();
+            writing.limited = !writing.policy.is_unlimited();
+            let meter = inbound.or(config.inbound).and_then(Meter::new);
+            let needed = reading.limited || writing.limited || meter.is_some();
+            needed.then(|| Box::new(Pace { reading, writing, meter }))
         }));
-        let (pace, writes_paced) = match found {
-            Ok(Some(found)) => found,
+        let pace = match found {
+            Ok(Some(pace)) => pace,
             Ok(None) => return,
             Err(panic) => return self.policy_panicked(&*panic),
         };
-        if writes_paced {
+        if pace.paces_writing() {
             self.session.member().outbox.pace();
         }
         self.pace = Some(pace);
@@ -128,7 +150,7 @@ impl Link {
         };
         let half = half(pace);
         half.resumes = Time::NEVER;
-        if self.stage != Stage::Open {
+        if self.stage != Stage::Open || !half.limited {
             return Some(usize::MAX);
         }
         let clock = self.worker.clock();
@@ -155,6 +177,9 @@ impl Link {
             let waited = pace.resumes() != Time::NEVER;
             pace.reading.resumes = Time::NEVER;
             pace.writing.resumes = Time::NEVER;
+            if let Some(meter) = &mut pace.meter {
+                meter.resumes = Time::NEVER;
+            }
             waited
         })
     }
@@ -171,20 +196,19 @@ impl Link {
 
     #[cold]
     fn transferred(&mut self, half: fn(&mut Pace) -> &mut Half, bytes: usize) {
-        let now = self.instant();
         let Some(pace) = &mut self.pace else {
             return;
         };
         let half = half(pace);
+        if !half.limited {
+            return;
+        }
+        let clock = self.worker.clock();
+        let now = clock.instant(clock.precise());
         let counted = catch_unwind(AssertUnwindSafe(|| half.policy.transferred(bytes, now)));
         if let Err(panic) = counted {
             self.policy_panicked(&*panic);
         }
-    }
-
-    fn instant(&self) -> Instant {
-        let clock = self.worker.clock();
-        clock.instant(clock.precise())
     }
 
     /// A policy has panicked: it is not asked again.

@@ -39,7 +39,7 @@ impl Link {
     /// Parses until there is a message or no input.
     #[inline]
     pub(super) fn parse(&mut self, deliver: bool) -> Option<Message> {
-        while self.at < self.input.len() && self.is_listening() && self.frames_left > 0 {
+        while self.at < self.input.len() && self.has_place() && self.frames_left > 0 {
             if self.stage != Stage::Open || self.streaming.is_some() {
                 if !self.parse_frame() {
                     return None;
@@ -53,6 +53,9 @@ impl Link {
                 Ok(Some(message)) => {
                     self.at += before - rest.len();
                     self.frames_left -= 1;
+                    if self.pace.is_some() && !self.admits(true, message.len(), false) {
+                        continue;
+                    }
                     if deliver {
                         self.arrived();
                         return Some(message);
@@ -91,7 +94,7 @@ impl Link {
     /// Parses what is not simply the next message: one event at most. False if something else has to be
     /// done before the next.
     #[inline(never)]
-    fn parse_frame(&mut self) -> bool {
+    pub(super) fn parse_frame(&mut self) -> bool {
         if self.must_pong() {
             return false;
         }
@@ -120,12 +123,13 @@ impl Link {
         match event {
             Ok(None) => {}
             Ok(Some(Event::Message(message))) => {
-                if self.stage == Stage::Open {
+                if self.stage == Stage::Open && self.admits(true, message.len(), false) {
                     self.hold(message);
                 }
             }
             Ok(Some(Event::Part(part))) => {
-                if self.stage == Stage::Open {
+                let (begins, goes_on) = (part.first.is_some(), !part.last);
+                if self.stage == Stage::Open && self.admits(begins, part.bytes.len(), goes_on) {
                     self.part(part);
                 }
             }
@@ -164,10 +168,18 @@ impl Link {
         self.streaming.as_ref().is_some_and(|streaming| streaming.begun.is_some())
     }
 
+    /// Whether anything from the peer is wanted: there is a place for it, and it does not have to wait for
+    /// the inbound rate.
+    #[inline]
+    pub(super) fn is_listening(&self) -> bool {
+        let waits = self.pace.as_ref().is_some_and(|pace| pace.holds_messages());
+        self.has_place() && (!waits || self.stage != Stage::Open)
+    }
+
     /// One message is read ahead while the handler works, and then the peer has to wait. When the
     /// session is closing, only its close frame matters.
     #[inline]
-    pub(super) fn is_listening(&self) -> bool {
+    pub(super) fn has_place(&self) -> bool {
         let has_room = self.streaming.as_ref().is_none_or(|streaming| streaming.has_room());
         (self.held.is_none() && has_room) || self.stage != Stage::Open
     }
@@ -284,10 +296,10 @@ impl Link {
     #[cold]
     fn narrow(&mut self, most: usize) {
         let size = self.read_size.bytes().min(most);
-        if size == self.read_size.bytes() {
-            self.widen();
-        } else {
+        if size < self.read_size.bytes() {
             self.worker.pool().give(std::mem::replace(&mut self.input, Vec::with_capacity(size)));
+        } else if self.input.capacity() != size {
+            self.widen();
         }
     }
 }
