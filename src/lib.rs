@@ -11,6 +11,7 @@ pub mod internals;
 mod message;
 mod network;
 mod outbox;
+mod protocol;
 mod server;
 mod session;
 mod shutdown;
@@ -26,6 +27,7 @@ pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
 pub use hub::SessionId;
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Prepared};
+pub use protocol::Protocol;
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 pub use session::{
     Cause, Closed, Closures, Flow, Handler, HandlerError, Incoming, IntoOutcome, MessageWriter,
