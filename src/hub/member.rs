@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Address, Hub, SessionId};
 use crate::executor::Time;
 use crate::outbox::Outbox;
+use crate::protocol::Protocol;
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
@@ -24,6 +25,11 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    #[inline]
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.outbox.protocol
+    }
+
     /// Whether a message of this length leaves compressed, unless its sender says no.
     #[inline]
     pub(crate) fn deflates(&self, len: usize) -> bool {

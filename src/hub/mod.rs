@@ -17,6 +17,7 @@ pub use registry::SessionId;
 use crate::config::Config;
 use crate::executor::{Clock, Time};
 use crate::outbox::{self, Buffered, Outbox};
+use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
 use crate::transport::Peer;
 use crate::ws::Agreement;
@@ -72,12 +73,33 @@ impl Hub {
         place: Place,
         now: Time,
     ) -> Membership {
+        self.insert(Protocol::WebSocket, profile, deflate, place, now)
+    }
+
+    /// The same for a session of length-prefixed frames.
+    pub(crate) fn open_frames(
+        self: &Arc<Self>,
+        profile: Profile,
+        place: Place,
+        now: Time,
+    ) -> Membership {
+        self.insert(Protocol::Frames, profile, None, place, now)
+    }
+
+    fn insert(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        profile: Profile,
+        deflate: Option<Agreement>,
+        place: Place,
+        now: Time,
+    ) -> Membership {
         place.hand_over();
         self.registry.insert(|id| {
             let member = Arc::new(Member {
                 id,
                 hub: Arc::clone(self),
-                outbox: Outbox::new(),
+                outbox: Outbox::of(protocol),
                 counters: Default::default(),
                 created: now,
                 profile,

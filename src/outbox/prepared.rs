@@ -7,13 +7,14 @@ use bytes::Bytes;
 
 use crate::config::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
 use crate::message::{Message, Outgoing};
+use crate::protocol::Protocol;
 use crate::ws::{Agreement, Header, Opcode, deflate_alone};
 
 /// Windows of a compressor, each of which gives another message.
 const WINDOWS: usize = (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1;
 
-/// A message that is sent to many sessions: its frame is made once, and compressed once for each size
-/// of window that they have agreed on.
+/// A message that is sent to many sessions: its frame is made once (and once for those of length-prefixed
+/// [frames](crate::docs::frames)), and compressed once for each size of window that they have agreed on.
 ///
 /// A session whose messages refer to earlier ones
 /// ([`DeflateMode::Dedicated`](crate::config::DeflateMode)) cannot share: it compresses the message for
@@ -28,6 +29,8 @@ struct Inner {
     plain: OnceLock<Bytes>,
     /// `None` inside: compressed it would be no smaller.
     deflated: [OnceLock<Option<Bytes>>; WINDOWS],
+    /// Of the protocol of length-prefixed frames.
+    prefixed: OnceLock<Bytes>,
 }
 
 impl Prepared {
@@ -35,8 +38,8 @@ impl Prepared {
     /// ([`Message::uncompressed`](crate::Message::uncompressed)). What is not asked for is not made.
     pub fn new(message: impl Into<Outgoing>) -> Self {
         let Outgoing { message, compress } = message.into();
-        let (plain, deflated) = Default::default();
-        Self(Arc::new(Inner { message, compress, plain, deflated }))
+        let (plain, deflated, prefixed) = Default::default();
+        Self(Arc::new(Inner { message, compress, plain, deflated, prefixed }))
     }
 
     /// The message itself.
@@ -59,13 +62,20 @@ impl Prepared {
 
     /// The frame as it is sent without compression.
     pub(crate) fn plain(&self) -> &Bytes {
-        self.0.plain.get_or_init(|| {
-            let payload = self.0.message.as_bytes();
-            let mut frame = Vec::with_capacity(payload.len() + Header::MAX);
-            Header::new(self.opcode(), payload.len()).append_to(&mut frame);
-            frame.extend_from_slice(payload);
-            frame.into()
-        })
+        self.0.plain.get_or_init(|| self.frame(Protocol::WebSocket))
+    }
+
+    /// The frame for sessions of length-prefixed frames.
+    pub(crate) fn prefixed(&self) -> &Bytes {
+        self.0.prefixed.get_or_init(|| self.frame(Protocol::Frames))
+    }
+
+    fn frame(&self, protocol: Protocol) -> Bytes {
+        let payload = self.0.message.as_bytes();
+        let mut frame = Vec::with_capacity(payload.len() + Header::MAX);
+        Header::of(protocol, self.opcode(), payload.len()).append_to(&mut frame);
+        frame.extend_from_slice(payload);
+        frame.into()
     }
 
     /// The frame for a session with this agreement; `None` if that session must make its own.
