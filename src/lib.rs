@@ -51,6 +51,8 @@ pub mod docs {
     pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[doc = include_str!("docs/frames.md")]
+    pub mod frames {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/shutdown.md")]
