@@ -5,12 +5,14 @@
 //! cargo run --release --example echo -- 127.0.0.1:0 --workers 1 --max-message 16777216
 //! cargo run --release --example echo -- --deflate     # compresses for clients that can read it
 //! cargo run --release --example echo -- --tls         # with the development certificates of certs/
+//! cargo run --release --example echo -- --frames 127.0.0.1:9002   # and frames on a second port
 //! RUST_LOG=coracle=debug cargo run --release --example echo -- --log-file echo.log
 //! ```
 //!
 //! Then, in another terminal, any client: `python3 -m websockets ws://127.0.0.1:9001/`,
 //! `npx wscat -c ws://127.0.0.1:9001/`, or the console of a browser that is allowed to connect.
-//! It prints `listening on ws://127.0.0.1:9001/` when it is ready; Ctrl-C ends it gracefully.
+//! (`src/docs/frames.md` has one for frames.) It prints `listening on ws://127.0.0.1:9001/` when it is ready;
+//! Ctrl-C ends it gracefully.
 
 use std::process::ExitCode;
 
@@ -20,7 +22,7 @@ use coracle::{BoxError, Builder, OriginPolicy, Server};
 mod common;
 
 const USAGE: &str = "usage: echo [ADDRESS] [--max-message BYTES] [--max-fragments N] [--workers N] \
-                     [--log-file PATH] [--deflate | --deflate-dedicated] [--tls]";
+                     [--log-file PATH] [--frames ADDRESS] [--deflate | --deflate-dedicated] [--tls]";
 
 fn main() -> ExitCode {
     common::exit(serve())
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
 fn serve() -> Result<(), BoxError> {
     let mut args = common::Args::parse_with_flags(
         USAGE,
-        &["--max-message", "--max-fragments", "--workers", "--log-file"],
+        &["--max-message", "--max-fragments", "--workers", "--log-file", "--frames"],
         &["--deflate", "--deflate-dedicated", "--tls"],
     )?;
     common::log_to(args.value("--log-file"))?;
@@ -37,6 +39,7 @@ fn serve() -> Result<(), BoxError> {
     let max_fragments = args.number("--max-fragments")?;
     let workers = args.number("--workers")?;
 
+    let frames = args.value("--frames").map(str::to_owned);
     let tls = args.flag("--tls");
     let builder = match tls {
         true => bind_tls(args.address())?,
@@ -46,6 +49,9 @@ fn serve() -> Result<(), BoxError> {
         // An echo gives away nothing, so any page may talk to it.
         .origins(OriginPolicy::Any)
         .on_message(async |session, message| session.send(message).await);
+    if let Some(address) = &frames {
+        builder = builder.bind_frames(address);
+    }
     if let Some(bytes) = max_message {
         builder = builder.configure(|config| {
             config.limits.message_bytes = bytes;
@@ -64,7 +70,12 @@ fn serve() -> Result<(), BoxError> {
     } else if args.flag("--deflate") {
         builder = builder.deflate(Deflate::shared());
     }
-    builder.run_with(|server| common::ready_for(if tls { "wss" } else { "ws" }, server))?;
+    builder.run_with(|server| {
+        if let (Some(_), Some(addr)) = (&frames, server.local_addrs().get(1)) {
+            println!("frames on {addr}");
+        }
+        common::ready_for(if tls { "wss" } else { "ws" }, server);
+    })?;
     Ok(())
 }
 

@@ -274,6 +274,26 @@ for takeover in (0, 1):
     for bits, level in [(0, 1), (6, 6), (6, 0), (2, 9)]:
         seed("deflate", f"trip-{takeover}-{bits}-{level}", bytes([2, takeover, bits, level]) + MESSAGES)
 
+# Length-prefixed frames.
+
+def prefixed(*payloads):
+    return b"".join(len(it).to_bytes(4, "big") + it for it in payloads)
+
+
+PREFIXED = {
+    "hello": prefixed(b"hello"),
+    "empty": prefixed(b"", b"", b"x", b""),
+    "half": prefixed(b"hello")[:7],
+    "half-header": prefixed(b"hello") + b"\0\0",
+    "4-gib": prefixed(b"hello") + b"\xff\xff\xff\xff" + b"x" * 50,
+    "one-too-many": prefixed(bytes(100), bytes(101), b"never seen"),
+    "request": request(),
+}
+for number, (name, stream) in enumerate(PREFIXED.items()):
+    for limits in range(4):
+        seed("prefixed", f"{name}-{limits}", bytes([limits << 1]) + u16([3, 300 + number][limits & 1]) + stream)
+seed("prefixed", "lengths", b"\1" + u16(700) + b"".join(map(u16, [0, 1, 16_384, 16_385, 65_535, 5, 65_535])))
+
 # What proxies send.
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

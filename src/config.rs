@@ -297,7 +297,8 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
-    /// Any received byte counts as a sign of life.
+    /// Any received byte counts as a sign of life. Where there are no pings the kernel asks, see
+    /// [frames](crate::docs::frames).
     pub ping: Option<Duration>,
     /// From the moment the ping has been handed to the kernel to the next byte from the peer.
     /// Default 10 s. The session ends with 1001 and [`Cause::PongTimeout`](crate::Cause).
@@ -378,7 +379,7 @@ pub struct Limits {
     /// Rooms that one session may be in. Default 128.
     pub session_rooms: usize,
     /// Open sessions. Default `None`: three quarters of the process's limit of open files.
-    /// Beyond it: 503 with `Retry-After`.
+    /// Beyond it: 503 with `Retry-After`; a connection for [frames](crate::docs::frames) is closed.
     pub sessions: Option<usize>,
     /// Open sessions of one IP address (of one /64, for IPv6): the peer's or, where
     /// [`proxies`](Proxies) say who that is, the client's. All peers of the Unix family that no proxy has

@@ -185,6 +185,9 @@ pub enum WriteError {
     Closed,
     /// A text message would not be UTF-8.
     NotUtf8,
+    /// A message that has to be whole before it is sent would be longer than
+    /// [`Limits::message_bytes`](crate::config::Limits::message_bytes).
+    TooBig,
     /// What it was read from failed.
     Source(io::Error),
 }
@@ -194,6 +197,10 @@ impl fmt::Display for WriteError {
         match self {
             Self::Closed => f.write_str("the session is closed"),
             Self::NotUtf8 => f.write_str("a text message must be UTF-8: send it as binary"),
+            Self::TooBig => f.write_str(
+                "a message of a session of frames is collected before it is sent, and it is above \
+                 limits.message_bytes: send it as several",
+            ),
             Self::Source(error) => write!(f, "cannot read what was to be sent: {error}"),
         }
     }
@@ -202,7 +209,7 @@ impl fmt::Display for WriteError {
 impl std::error::Error for WriteError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Closed | Self::NotUtf8 => None,
+            Self::Closed | Self::NotUtf8 | Self::TooBig => None,
             Self::Source(error) => Some(error),
         }
     }

@@ -76,6 +76,13 @@ impl Decoder {
         Self { codec: Codec::default(), bounds, contexts: None }
     }
 
+    /// It reads length-prefixed frames.
+    #[must_use]
+    pub fn prefixed(mut self) -> Self {
+        self.codec = Codec::prefixed();
+        self
+    }
+
     /// It gives messages in parts.
     #[must_use]
     pub fn streamed(mut self) -> Self {

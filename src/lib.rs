@@ -12,6 +12,7 @@ mod message;
 mod network;
 mod outbox;
 mod paths;
+mod protocol;
 mod server;
 mod session;
 mod shutdown;
@@ -33,6 +34,7 @@ pub use hub::{
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
 pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};
 pub use paths::Paths;
+pub use protocol::Protocol;
 pub use server::{Builder, Report, Server, ServerHandle, UnixSocket};
 #[cfg(feature = "json")]
 pub use session::Routed;
@@ -60,6 +62,8 @@ pub mod docs {
     pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[doc = include_str!("docs/frames.md")]
+    pub mod frames {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/shutdown.md")]

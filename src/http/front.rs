@@ -23,7 +23,7 @@ use super::request::Request;
 use super::response::{self, Response};
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
-use crate::hub::{Address, Full, Handshake, Hub, Membership, Profile};
+use crate::hub::{Address, Full, Handshake, Hub, Membership, Place, Profile};
 use crate::message::CloseCode;
 use crate::session::Handler;
 use crate::transport::{ClientName, Peer, Transport, proxy};
@@ -123,7 +123,7 @@ impl<'a, H: Handler> Door<'a, H> {
     /// what came behind it; `None`: there is no session, and the transport can be dropped.
     ///
     /// `under_way` is counted for the client from then on. What is wrong is answered if an answer can be
-    /// `read`: whoever expects TLS could not.
+    /// `read`: whoever expects TLS, or frames, could not.
     pub(crate) async fn proxied(
         &self,
         transport: &mut Transport,
@@ -135,7 +135,7 @@ impl<'a, H: Handler> Door<'a, H> {
         match self.answer_in_time(deadline, step).await {
             Err(Outcome::Refused(response)) if !read => {
                 log::debug!(
-                    "{}: closed before TLS: {}",
+                    "{}: closed without an answer: {}",
                     self.name(),
                     String::from_utf8_lossy(response.body()).trim_end()
                 );
@@ -234,15 +234,8 @@ impl<'a, H: Handler> Door<'a, H> {
         transport: &mut Transport,
         handed: Handed,
     ) -> Option<Admitted> {
-        let place = if self.hub.shutdown.is_stopping() {
-            Err((CloseCode::GOING_AWAY, "the server is stopping"))
-        } else {
-            self.client.set(handed.client);
-            let place = self.hub.limits.session(self.address());
-            // Try again later (1013), as a 503 or a 429 would say.
-            place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
-        };
-        match place {
+        self.client.set(handed.client);
+        match self.place() {
             Ok(place) => {
                 let Handed { target, client, subprotocol, data, read_ahead } = handed;
                 let profile = Profile::new(self.peer, client, &target, subprotocol, data);
@@ -260,6 +253,39 @@ impl<'a, H: Handler> Door<'a, H> {
                 None
             }
         }
+    }
+
+    /// Lets a client in that speaks length-prefixed frames: nothing comes before them that could be looked
+    /// at. `None`: there is no session, and the client has been told so by the end of the stream.
+    pub(crate) async fn admit_frames(
+        &self,
+        transport: &mut Transport,
+        approach: Approach,
+    ) -> Option<Admitted> {
+        match self.place() {
+            Ok(place) => {
+                let profile = Profile::new(self.peer, self.client.get(), "/", None, None);
+                let membership =
+                    self.hub.open_frames(profile, place, self.worker.index(), self.worker.now());
+                Some(Admitted { membership, input: approach.received })
+            }
+            Err((_, reason)) => {
+                log::debug!("{}: a connection for frames is closed: {reason}", self.name());
+                self.farewell(transport, &[]).await;
+                None
+            }
+        }
+    }
+
+    /// A place for a session of which nobody has to be asked; or what a close frame would say, if there is
+    /// none.
+    fn place(&self) -> Result<Place, (CloseCode, &'static str)> {
+        if self.hub.shutdown.is_stopping() {
+            return Err((CloseCode::GOING_AWAY, "the server is stopping"));
+        }
+        let place = self.hub.limits.session(self.address());
+        // Try again later (1013), as a 503 or a 429 would say.
+        place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
     }
 
     /// Ready when the server stops. The worker wakes every connection then.

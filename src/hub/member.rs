@@ -10,6 +10,7 @@ use super::{Address, Hub, SessionId};
 use crate::executor::Time;
 use crate::outbox::{Outbox, Shape};
 use crate::paths::Pattern;
+use crate::protocol::Protocol;
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
@@ -29,11 +30,17 @@ pub(crate) struct Member {
 }
 
 impl Member {
+    #[inline]
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.outbox.protocol
+    }
+
     /// What a message for many looks like that is sent to this session.
     pub(crate) fn shape(&self) -> Shape {
-        match self.deflate {
-            None => Shape::Plain,
-            Some(agreement) => {
+        match (self.protocol(), self.deflate) {
+            (Protocol::Frames, _) => Shape::Prefixed,
+            (Protocol::WebSocket, None) => Shape::Plain,
+            (Protocol::WebSocket, Some(agreement)) => {
                 let config = &self.hub.config;
                 Shape::new(agreement, config.deflate_threshold(), config.deflate_level())
             }

@@ -26,6 +26,7 @@ pub use rooms::{
 use crate::config::Config;
 use crate::executor::{Clock, Time};
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
+use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
 use crate::transport::Peer;
 use crate::ws::Agreement;
@@ -99,12 +100,35 @@ impl Hub {
         worker: usize,
         now: Time,
     ) -> Membership {
+        self.insert(Protocol::WebSocket, profile, deflate, place, worker, now)
+    }
+
+    /// The same for a session of length-prefixed frames.
+    pub(crate) fn open_frames(
+        self: &Arc<Self>,
+        profile: Profile,
+        place: Place,
+        worker: usize,
+        now: Time,
+    ) -> Membership {
+        self.insert(Protocol::Frames, profile, None, place, worker, now)
+    }
+
+    fn insert(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        profile: Profile,
+        deflate: Option<Agreement>,
+        place: Place,
+        worker: usize,
+        now: Time,
+    ) -> Membership {
         place.hand_over();
         self.registry.insert(|id| {
             let member = Arc::new(Member {
                 id,
                 hub: Arc::clone(self),
-                outbox: Outbox::new(),
+                outbox: Outbox::of(protocol),
                 counters: Default::default(),
                 created: now,
                 profile,

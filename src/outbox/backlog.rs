@@ -12,6 +12,7 @@ use super::Encoded;
 use super::batch::Batch;
 use super::slow::Gap;
 use crate::message::{Message, Text};
+use crate::protocol::Protocol;
 
 /// Something that waits.
 pub(super) enum Waiting {
@@ -148,11 +149,15 @@ impl Backlog {
     }
 
     /// The next batch: up to the first gap, or until the batch is `full`.
-    pub(super) fn pop_batch(&mut self, full: impl Fn(&Batch) -> bool) -> Option<Box<Batch>> {
+    pub(super) fn pop_batch(
+        &mut self,
+        protocol: Protocol,
+        full: impl Fn(&Batch) -> bool,
+    ) -> Option<Box<Batch>> {
         if self.is_empty() || self.is_at_gap() {
             return None;
         }
-        let mut batch = Batch::take();
+        let mut batch = Batch::take().speaking(protocol);
         while !self.is_at_gap() && !full(&batch) {
             match self.pop() {
                 None => break,

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{Buffered, Encoded, Fragment};
 use crate::message::{Kind, Message};
+use crate::protocol::Protocol;
 use crate::ws::{Header, Opcode};
 
 /// A lone payload from here on is sent from where it is, by a vectored write. Measured with echoes
@@ -73,6 +74,8 @@ pub(crate) struct Batch {
     sent: usize,
     /// What it carries of the outbox's messages.
     carried: Buffered,
+    /// Which headers its messages get.
+    protocol: Protocol,
 }
 
 struct Large {
@@ -119,6 +122,14 @@ impl Batch {
         self.raw_bytes = 0;
         self.sent = 0;
         self.carried = Buffered::default();
+        self.protocol = Protocol::default();
+    }
+
+    /// The same for messages that get this protocol's headers.
+    #[inline]
+    pub(super) fn speaking(mut self: Box<Self>, protocol: Protocol) -> Box<Self> {
+        self.protocol = protocol;
+        self
     }
 
     /// Whether further messages belong into another batch.
@@ -146,7 +157,7 @@ impl Batch {
         self.carried.messages += 1;
         self.carried.bytes += payload.len();
         let large = if self.is_empty() { LONE } else { LARGE };
-        Header::new(opcode(&message), payload.len()).append_to(&mut self.bytes);
+        Header::of(self.protocol, opcode(&message), payload.len()).append_to(&mut self.bytes);
         if payload.len() < large {
             self.bytes.extend_from_slice(payload);
         } else {

@@ -26,6 +26,7 @@ use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
 use crate::message::{Kind, Message};
+use crate::protocol::Protocol;
 use crate::ws::CloseFrame;
 
 use backlog::{Backlog, Waiting};
@@ -131,6 +132,8 @@ pub(crate) struct Outbox {
     /// The driver waits and has looked at everything in the state. Set under the lock; cleared by
     /// whoever wakes the driver, and by the driver itself when something else has woken it.
     parked: AtomicBool,
+    /// The session's; here because there is room for it.
+    pub(crate) protocol: Protocol,
     /// Told when there is room again, and when there never will be.
     room: Event,
 }
@@ -163,6 +166,8 @@ struct State {
     /// and most sessions never need one.
     awaited: bool,
     driver: Option<Waker>,
+    /// Which headers a message gets.
+    protocol: Protocol,
 }
 
 /// What an idle session has none of.
@@ -236,10 +241,11 @@ impl State {
     #[inline]
     fn fill(&mut self, put: impl FnOnce(&mut Batch)) {
         // A stalled session has small batches of its own; see `Outbox::park`.
-        let stalled = self.stalled;
-        let batch = self
-            .filling
-            .get_or_insert_with(|| if stalled { Box::default() } else { Batch::take() });
+        let (stalled, protocol) = (self.stalled, self.protocol);
+        let batch = self.filling.get_or_insert_with(|| {
+            let batch = if stalled { Box::default() } else { Batch::take() };
+            batch.speaking(protocol)
+        });
         put(batch);
         if self.paced && batch.is_full_for_a_rate() {
             // Many of them may wait, and for long: each takes no more memory than its bytes.
@@ -269,8 +275,9 @@ impl State {
     fn pop_backlog(&mut self) -> Option<Box<Batch>> {
         let paced = self.paced;
         let full = |batch: &Batch| batch.is_full() || (paced && batch.is_full_for_a_rate());
+        let protocol = self.protocol;
         let backlog = self.backlog.as_mut().filter(|backlog| !backlog.writer)?;
-        let batch = backlog.pop_batch(full);
+        let batch = backlog.pop_batch(protocol, full);
         if backlog.is_empty() {
             self.backlog = None;
         }
@@ -289,8 +296,15 @@ impl State {
 }
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), parked: AtomicBool::new(false), room: Event::new() }
+    pub(crate) fn of(protocol: Protocol) -> Self {
+        let state = State { protocol, ..State::default() };
+        let (parked, room) = (AtomicBool::new(false), Event::new());
+        Self { state: Mutex::new(state), parked, protocol, room }
+    }
+
+    #[cfg(test)]
+    fn new() -> Self {
+        Self::of(Protocol::WebSocket)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::config::{MAX_WINDOW_BITS, MIN_WINDOW_BITS};
 use crate::message::{Message, Outgoing};
+use crate::protocol::Protocol;
 use crate::ws::{Agreement, Header, Opcode, deflate_alone};
 
 /// Windows of a compressor, each of which gives another message.
@@ -16,6 +17,8 @@ const WINDOWS: usize = (MAX_WINDOW_BITS - MIN_WINDOW_BITS) as usize + 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
     Plain,
+    /// Of the protocol of length-prefixed frames.
+    Prefixed,
     /// Those from so many bytes on are compressed, each for itself, for a window of this size.
     Deflated {
         window_bits: u8,
@@ -29,7 +32,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    pub(crate) const COUNT: usize = WINDOWS + 2;
+    pub(crate) const COUNT: usize = WINDOWS + 3;
 
     pub(crate) fn new(agreement: Agreement, threshold: usize, level: u8) -> Self {
         match agreement.window_of_one_message() {
@@ -43,7 +46,8 @@ impl Shape {
         match self {
             Self::Plain => 0,
             Self::Own { .. } => 1,
-            Self::Deflated { window_bits, .. } => 2 + window_index(window_bits),
+            Self::Prefixed => 2,
+            Self::Deflated { window_bits, .. } => 3 + window_index(window_bits),
         }
     }
 }
@@ -52,8 +56,8 @@ fn window_index(window_bits: u8) -> usize {
     usize::from(window_bits.saturating_sub(MIN_WINDOW_BITS)).min(WINDOWS - 1)
 }
 
-/// A message that is sent to many sessions: its frame is made once, and compressed once for each size
-/// of window that they have agreed on.
+/// A message that is sent to many sessions: its frame is made once (and once for those of length-prefixed
+/// [frames](crate::docs::frames)), and compressed once for each size of window that they have agreed on.
 ///
 /// A session whose messages refer to earlier ones
 /// ([`DeflateMode::Dedicated`](crate::config::DeflateMode)) cannot share: it compresses the message for
@@ -68,6 +72,8 @@ struct Inner {
     plain: OnceLock<Bytes>,
     /// `None` inside: compressed it would be no smaller.
     deflated: [OnceLock<Option<Bytes>>; WINDOWS],
+    /// Of the protocol of length-prefixed frames.
+    prefixed: OnceLock<Bytes>,
 }
 
 impl Prepared {
@@ -75,8 +81,8 @@ impl Prepared {
     /// ([`Message::uncompressed`](crate::Message::uncompressed)). What is not asked for is not made.
     pub fn new(message: impl Into<Outgoing>) -> Self {
         let Outgoing { message, compress } = message.into();
-        let (plain, deflated) = Default::default();
-        Self(Arc::new(Inner { message, compress, plain, deflated }))
+        let (plain, deflated, prefixed) = Default::default();
+        Self(Arc::new(Inner { message, compress, plain, deflated, prefixed }))
     }
 
     /// The message itself.
@@ -94,13 +100,21 @@ impl Prepared {
 
     /// The frame as it is sent without compression.
     fn plain(&self) -> &Bytes {
-        self.0.plain.get_or_init(|| {
-            let payload = self.0.message.as_bytes();
-            let mut frame = Vec::with_capacity(payload.len() + Header::MAX);
-            Header::new(self.opcode(), payload.len()).append_to(&mut frame);
-            frame.extend_from_slice(payload);
-            frame.into()
-        })
+        self.0.plain.get_or_init(|| self.encode(Protocol::WebSocket))
+    }
+
+    /// The frame for sessions of length-prefixed frames; `None` if no frame can be so long.
+    fn prefixed(&self) -> Option<&Bytes> {
+        Header::fits(Protocol::Frames, self.message().len())
+            .then(|| self.0.prefixed.get_or_init(|| self.encode(Protocol::Frames)))
+    }
+
+    fn encode(&self, protocol: Protocol) -> Bytes {
+        let payload = self.0.message.as_bytes();
+        let mut frame = Vec::with_capacity(payload.len() + Header::MAX);
+        Header::of(protocol, self.opcode(), payload.len()).append_to(&mut frame);
+        frame.extend_from_slice(payload);
+        frame.into()
     }
 
     /// The frame in this shape; `None` if the session must make its own.
@@ -111,6 +125,7 @@ impl Prepared {
                 Some(self.deflated(window_bits, level))
             }
             Shape::Own { threshold } if compress(threshold) => None,
+            Shape::Prefixed => self.prefixed(),
             _ => Some(self.plain()),
         }
     }
@@ -159,7 +174,7 @@ mod tests {
         assert_eq!(plain.as_ptr(), copy.frame(shape(15, 1601)).unwrap().as_ptr());
         assert_eq!(&plain[..4], [0x81, 126, 0x06, 0x40]);
         let places: Vec<_> = (9..=15).map(|bits| shape(bits, 0).index()).collect();
-        assert_eq!(places, (2..Shape::COUNT).collect::<Vec<_>>());
+        assert_eq!(places, (3..Shape::COUNT).collect::<Vec<_>>());
     }
 
     #[test]

@@ -105,10 +105,18 @@ impl<H> Builder<H> {
         self.listen_on(address, Speaks::Either)
     }
 
-    fn listen_on(mut self, address: impl ToSocketAddrs + fmt::Debug, speaks: Speaks) -> Self {
+    pub(super) fn listen_on(
+        self,
+        address: impl ToSocketAddrs + fmt::Debug,
+        speaks: Speaks,
+    ) -> Self {
         let addresses = address.to_socket_addrs().map(Iterator::collect);
         let name = format!("{address:?}").trim_matches('"').to_owned();
-        self.listeners.push((Source::Address(name, addresses), speaks));
+        self.listen_at(Source::Address(name, addresses), speaks)
+    }
+
+    pub(super) fn listen_at(mut self, source: Source, speaks: Speaks) -> Self {
+        self.listeners.push((source, speaks));
         self
     }
 
@@ -470,7 +478,7 @@ impl<H: Handler> Builder<H> {
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
         #[cfg(feature = "tls")]
         let tls = {
-            let needed = self.listeners.iter().any(|(_, speaks)| *speaks != Speaks::Plain);
+            let needed = self.listeners.iter().any(|(_, speaks)| speaks.needs_tls());
             if needed && config.tls.is_none() {
                 return Err(Error::Config(NO_CERTIFICATE.into()));
             }
@@ -487,7 +495,8 @@ impl<H: Handler> Builder<H> {
         let mut listeners = Vec::new();
         let mut bound = Vec::new();
         for (source, speaks) in self.listeners {
-            source.listen(config.backlog, liveness, &mut bound)?;
+            let probes = speaks.is_frames().then_some(timeouts.ping).flatten();
+            source.listen(config.backlog, liveness, probes, &mut bound)?;
             listeners.extend(bound.drain(..).map(|bound| Listening { bound, speaks }));
         }
         let addresses = listeners

@@ -87,6 +87,28 @@ pub(super) enum Speaks {
     /// One or the other: its first byte tells.
     #[cfg(feature = "tls")]
     Either,
+    /// Length-prefixed frames, and no request before them.
+    Frames,
+    /// The same over TLS.
+    #[cfg(feature = "tls")]
+    FramesTls,
+}
+
+impl Speaks {
+    /// Whether TLS has to be configured for it.
+    #[cfg(feature = "tls")]
+    pub(super) fn needs_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Either | Self::FramesTls)
+    }
+
+    pub(super) fn is_frames(self) -> bool {
+        match self {
+            Self::Frames => true,
+            #[cfg(feature = "tls")]
+            Self::FramesTls => true,
+            _ => false,
+        }
+    }
 }
 
 /// A new connection.
@@ -546,14 +568,17 @@ async fn admit<H: Handler>(
         approach.received = Box::pin(proxied).await?;
     }
     match speaks {
-        Speaks::Plain => {}
+        Speaks::Plain | Speaks::Frames => {}
         #[cfg(feature = "tls")]
-        Speaks::Tls | Speaks::Either => {
+        Speaks::Tls | Speaks::Either | Speaks::FramesTls => {
             let tls = station.crew.tls.as_ref()?;
-            let either = speaks == Speaks::Either;
             (transport, approach) =
-                Box::pin(secure::secure(door, tls, transport, either, approach, under_way)).await?;
+                Box::pin(secure::secure(door, tls, transport, speaks, approach, under_way)).await?;
         }
+    }
+    if speaks.is_frames() {
+        let admitted = door.admit_frames(&mut transport, approach).await?;
+        return Some((transport, admitted));
     }
     let admitted = door.admit(&mut transport, approach).await?;
     Some((transport, admitted))

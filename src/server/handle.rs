@@ -108,16 +108,7 @@ impl ServerHandle {
     ///
     /// [`Error::System`] if the server is stopping, or has so many new connections that they wait.
     pub fn connect(&self) -> Result<MemoryStream> {
-        let (server, client) = pair();
-        let link = IncomingLink::Memory(server);
-        self.send(
-            link,
-            Peer::Memory,
-            None,
-            Speaks::Plain,
-            "cannot connect to the server in memory",
-        )?;
-        Ok(client)
+        self.connect_in_memory(Speaks::Plain)
     }
 
     /// Serves a client at the other end of any byte stream: a serial line, a tunnel, a TLS session of your
@@ -192,6 +183,40 @@ impl ServerHandle {
         let peer = handover.peer();
         let handed = handover.into_parts(&self.0.crew.hub.config.proxies);
         self.send_stream(stream, peer, Some(Box::new(handed)))
+    }
+
+    /// Serves a client at the other end of any byte stream that speaks length-prefixed
+    /// [frames](crate::docs::frames), from its first byte on. With a `peer` it is otherwise as
+    /// [`serve_from`](Self::serve_from), without one as [`serve`](Self::serve).
+    ///
+    /// # Errors
+    ///
+    /// As of [`serve_from`](Self::serve_from).
+    pub fn serve_frames(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + 'static,
+        peer: Option<SocketAddr>,
+    ) -> Result<()> {
+        let peer = peer.map_or(Peer::Stream, Peer::tcp);
+        let link = IncomingLink::Stream(Stream::new(stream));
+        self.send(link, peer, None, Speaks::Frames, "cannot serve a stream")
+    }
+
+    /// Connects to the server without a socket, as [`connect`](Self::connect) does, for length-prefixed
+    /// [frames](crate::docs::frames).
+    ///
+    /// # Errors
+    ///
+    /// As of [`connect`](Self::connect).
+    pub fn connect_frames(&self) -> Result<MemoryStream> {
+        self.connect_in_memory(Speaks::Frames)
+    }
+
+    fn connect_in_memory(&self, speaks: Speaks) -> Result<MemoryStream> {
+        let (server, client) = pair();
+        let link = IncomingLink::Memory(server);
+        self.send(link, Peer::Memory, None, speaks, "cannot connect to the server in memory")?;
+        Ok(client)
     }
 
     fn send_stream(

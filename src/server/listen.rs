@@ -106,11 +106,13 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Adds the sockets that it comes to.
+    /// Adds the sockets that it comes to. `probes`: after so long a silence the kernel asks whether the peer
+    /// of a TCP connection is there; not of sockets that somebody else has made.
     pub(super) fn listen(
         self,
         backlog: u32,
         liveness: Duration,
+        probes: Option<Duration>,
         listeners: &mut Vec<Bound>,
     ) -> Result<()> {
         let adopted = |bound: io::Result<Bound>| {
@@ -118,7 +120,7 @@ impl Source {
             bound.map_err(|source| Error::System { what, source })
         };
         listeners.push(match self {
-            Self::Address(name, addresses) => bind(name, addresses, backlog, liveness)?,
+            Self::Address(name, addresses) => bind(name, addresses, backlog, liveness, probes)?,
             Self::Tcp(listener) => adopted(Bound::adopt_tcp(listener))?,
             Self::Path(socket) => socket.listen(backlog)?,
             Self::Unix(listener) => adopted(Bound::adopt_unix(listener))?,
@@ -137,6 +139,7 @@ fn bind(
     addresses: io::Result<Vec<SocketAddr>>,
     backlog: u32,
     liveness: Duration,
+    probes: Option<Duration>,
 ) -> Result<Bound> {
     let addresses = match addresses {
         Ok(addresses) => addresses,
@@ -144,7 +147,7 @@ fn bind(
     };
     let mut failed = None;
     for address in addresses {
-        match Bound::tcp(address, backlog, liveness) {
+        match Bound::tcp(address, backlog, liveness, probes) {
             Ok(bound) => return Ok(bound),
             Err(source) => failed = Some(Error::bind(address, source)),
         }

@@ -3,6 +3,7 @@
 mod accept;
 mod builder;
 mod crew;
+mod frames;
 mod handle;
 mod inherited;
 mod listen;

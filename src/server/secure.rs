@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use super::crew::Speaks;
 use crate::executor::Worker;
 use crate::http::front::{Approach, Door};
 use crate::http::refusal::Refusal;
@@ -23,7 +24,7 @@ pub(super) async fn secure<H: Handler>(
     door: &Door<'_, H>,
     tls: &Store,
     mut transport: Transport,
-    either: bool,
+    speaks: Speaks,
     mut approach: Approach,
     under_way: &Handshake,
 ) -> Option<(Transport, Approach)> {
@@ -36,11 +37,12 @@ pub(super) async fn secure<H: Handler>(
         }
     }
     if approach.received.first() != Some(&HANDSHAKE_RECORD) {
-        if either {
+        if speaks == Speaks::Either {
             return Some((transport, approach));
         }
         // A method.
-        if approach.received.first().is_some_and(u8::is_ascii_uppercase) {
+        let method = approach.received.first().is_some_and(u8::is_ascii_uppercase);
+        if method && speaks == Speaks::Tls {
             let refusal = Refusal::bad_request(
                 "this port speaks TLS only, and the request came without: use wss:// or https://",
             );

@@ -19,12 +19,14 @@ pub struct Closed {
     /// said goodbye, or wanted to.
     pub phase: Phase,
     /// The close code: the peer's if it closed, otherwise ours. `None` if there was no close frame
-    /// or it carried no code.
+    /// or it carried no code. In a session of length-prefixed [frames](crate::docs::frames) what a close frame
+    /// of ours would have carried.
     pub code: Option<CloseCode>,
     /// The reason that went with the code.
     pub reason: Text,
     /// Whether the closing handshake was completed: both sides have said goodbye
-    /// (RFC 6455 section 7.1.4).
+    /// (RFC 6455 section 7.1.4), or have ended their streams, where there are no close
+    /// [frames](crate::docs::frames).
     pub clean: bool,
     /// The timer that fired, if one did: the one that is the cause, or the one that ended the
     /// closing handshake.
@@ -82,7 +84,8 @@ impl fmt::Display for Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The peer sent a close frame.
+    /// The peer sent a close frame, or ended its stream between two length-prefixed
+    /// [frames](crate::docs::frames).
     PeerClosed,
     /// The stream ended or was reset without a close frame. What a phone does that loses its
     /// network.
@@ -91,6 +94,8 @@ pub enum Cause {
     /// (close_notify, RFC 8446 section 6.1): it may be that somebody between has cut it.
     ///
     /// The same after a whole message or a close frame is nothing: many clients end like that.
+    ///
+    /// Or the stream ended, in whatever way, inside of a length-prefixed [frame](crate::docs::frames).
     Truncated,
     /// The socket failed, or (`InvalidData`) the peer broke TLS, or (`QuotaExceeded`) the keys of a
     /// connection with TLS 1.2 have been used as often as they may.

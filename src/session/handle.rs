@@ -17,9 +17,10 @@ use crate::error::{SendError, WriteError};
 use crate::hub::{Excesses, Hub, JoinError, Member, Rooms, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing, Text};
 use crate::outbox::{Buffered, Encoded, Losses, Prepared, Request, SlowPeer};
+use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
 use crate::transport::Peer;
-use crate::ws::{CloseFrame, MAX_CONTROL_PAYLOAD};
+use crate::ws::{CloseFrame, Header, MAX_CONTROL_PAYLOAD};
 
 /// One client, for as long as it is connected and for anybody who wants to send it something.
 ///
@@ -65,7 +66,14 @@ impl Session {
         self.0.profile.client_ip()
     }
 
-    /// The path of the request that opened the session, as it was sent (not percent-decoded).
+    /// Whether it is a WebSocket, or a connection with [length-prefixed frames](crate::docs::frames).
+    #[must_use]
+    pub fn protocol(&self) -> Protocol {
+        self.0.protocol()
+    }
+
+    /// The path of the request that opened the session, as it was sent (not percent-decoded); `/` where there
+    /// was no request.
     #[must_use]
     pub fn path(&self) -> &str {
         let target = self.0.profile.target();
@@ -114,7 +122,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
+    /// [`SendError::Full`] or [`SendError::Closed`], each with the message. A length-prefixed
+    /// [frame](crate::docs::frames) cannot hold 4 GiB: such a message closes its session with 1009.
     pub fn try_send(&self, message: impl Into<Outgoing>) -> Result<(), SendError> {
         let Outgoing { message, compress } = message.into();
         self.try_push(message, compress)
@@ -123,6 +132,9 @@ impl Session {
     #[inline]
     fn try_push(&self, message: Message, compress: bool) -> Result<(), SendError> {
         let member = &*self.0;
+        if !Header::fits(member.protocol(), message.len()) {
+            return Err(self.too_big(message));
+        }
         let (outbox, terms) = (&member.outbox, &member.hub.terms);
         let pushed = if compress && member.deflate.is_some() && member.deflates(message.len()) {
             outbox.try_push_raw(message, terms)
@@ -131,6 +143,13 @@ impl Session {
         };
         member.hub.heed_budget();
         pushed
+    }
+
+    /// No frame of this session's protocol could say how long it is.
+    #[cold]
+    fn too_big(&self, message: Message) -> SendError {
+        self.close(CloseCode::TOO_BIG, "message too big for a frame");
+        SendError::Closed(message)
     }
 
     /// Queues a message that goes to many sessions, if there is room now; it is encoded and compressed
@@ -142,6 +161,9 @@ impl Session {
     /// [`SendError::Full`] or [`SendError::Closed`], each with the message.
     pub fn try_send_prepared(&self, prepared: &Prepared) -> Result<(), SendError> {
         let (member, message) = (&*self.0, prepared.message());
+        if !Header::fits(member.protocol(), message.len()) {
+            return Err(self.too_big(message.clone()));
+        }
         let Some(frame) = prepared.frame(member.shape()) else {
             return self.try_push(message.clone(), true);
         };
@@ -152,7 +174,8 @@ impl Session {
     }
 
     /// Begins a message that is sent in fragments while it comes into being. Nothing leaves, and no
-    /// other message waits for it, before the first fragment is written.
+    /// other message waits for it, before the first fragment is written. (With length-prefixed
+    /// [frames](crate::docs::frames): before it is finished.)
     pub fn message_writer(&self, kind: Kind) -> MessageWriter {
         MessageWriter::new(self.clone(), kind)
     }
@@ -165,7 +188,7 @@ impl Session {
     ///
     /// [`WriteError::Source`] if the source fails, [`WriteError::NotUtf8`] if a text is none,
     /// [`WriteError::Closed`] if the session is ending or has ended. In each case the session is closed,
-    /// if some of the message has been queued.
+    /// if some of the message has been queued. [`WriteError::TooBig`] as of [`MessageWriter::write`].
     ///
     /// # Cancel safety
     ///
@@ -179,15 +202,20 @@ impl Session {
     /// silent. Never waits: a ping that has not left yet is replaced by a later one.
     ///
     /// The payload is cut at 125 bytes (RFC 6455 section 5.5). Returns whether the session is
-    /// still open.
+    /// still open and has pings: length-prefixed [frames](crate::docs::frames) have none.
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn ping(&self, payload: &[u8]) -> bool {
+        if self.0.protocol() == Protocol::Frames {
+            return false;
+        }
         self.0.outbox.ping(&payload[..payload.len().min(MAX_CONTROL_PAYLOAD)])
     }
 
     /// Ends the session: what is queued is delivered (but not what waits behind a message that is being
     /// written: see [`MessageWriter`]), then the peer is told `code` and `reason`,
-    /// then its answer is awaited for at most [`Timeouts::close`](crate::config::Timeouts::close).
+    /// then its answer is awaited for at most [`Timeouts::close`](crate::config::Timeouts::close). With
+    /// length-prefixed [frames](crate::docs::frames) the peer is told by the end of our stream, and answers by
+    /// the end of its own; code and reason are for the record.
     ///
     /// Never waits. May be called any number of times, from anywhere; the first call counts. A
     /// reason longer than 123 bytes is cut between two characters.

@@ -86,6 +86,9 @@ pub trait Handler: Send + Sync + 'static {
     /// Called after the request was found to be a valid WebSocket handshake from an allowed
     /// origin. It is part of the handshake's budget and is dropped when that is used up.
     ///
+    /// **Not asked** for sessions without a request: those of length-prefixed [frames](crate::docs::frames),
+    /// and of connections that another server has upgraded.
+    ///
     /// # Errors
     ///
     /// The response by which the request is refused.

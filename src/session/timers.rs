@@ -86,6 +86,12 @@ impl Timers {
         }
     }
 
+    /// The session's protocol has no pings: none is due, ever.
+    pub(super) fn without_pings(&mut self) {
+        // One that has been asked for and does not leave: only making one would ask anew.
+        self.asked = true;
+    }
+
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

@@ -5,14 +5,15 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use event_listener::EventListener;
 use futures_lite::{AsyncRead, AsyncReadExt};
 
 use super::Session;
-use crate::error::WriteError;
+use crate::error::{SendError, WriteError};
 use crate::message::Kind;
 use crate::outbox::{Fragment, Refused, Request};
+use crate::protocol::Protocol;
 use crate::ws::Utf8;
 
 /// Payload of one fragment. Between two of them a ping or a pong can leave.
@@ -31,12 +32,20 @@ const FRAGMENT: usize = 16 * 1024;
 /// peer could not tell the next message from the rest of this one; so the session is closed with 1011.
 /// If the session is closed by anybody while a message is being written, the message ends there: what has
 /// been queued of it is sent, then the close frame, and what waited behind it is not delivered.
+///
+/// With length-prefixed [frames](crate::docs::frames) there are no fragments, and a message begins with its
+/// length. So it is collected until it is finished, up to
+/// [`Limits::message_bytes`](crate::config::Limits::message_bytes), which does not count as
+/// [buffered](Session::buffered); nobody waits behind it, and a writer that is dropped before has sent nothing
+/// and closes nothing.
 #[must_use = "a message that is not finished closes its session"]
 pub struct MessageWriter {
     session: Session,
     kind: Kind,
     /// What has been written and has found no room yet.
     rest: Bytes,
+    /// All that has been written, where a message begins with its length: it is sent when it is finished.
+    collected: Option<BytesMut>,
     /// Of a text, to see that it is one.
     text: Utf8,
     stage: Stage,
@@ -54,7 +63,8 @@ enum Stage {
 impl MessageWriter {
     pub(super) fn new(session: Session, kind: Kind) -> Self {
         let (rest, text) = (Bytes::new(), Utf8::default());
-        Self { session, kind, rest, text, stage: Stage::Idle }
+        let collected = (session.protocol() == Protocol::Frames).then(BytesMut::new);
+        Self { session, kind, rest, collected, text, stage: Stage::Idle }
     }
 
     /// Queues more of the message, and waits while as much as may wait is waiting already, or while
@@ -63,8 +73,9 @@ impl MessageWriter {
     /// # Errors
     ///
     /// [`WriteError::NotUtf8`] as soon as a text cannot become valid; nothing of `bytes` has been
-    /// queued then. [`WriteError::Closed`] when the session is ending or has ended, or the message is
-    /// finished.
+    /// queued then. [`WriteError::TooBig`] when a message that has to be collected would become too long,
+    /// with `bytes`, which are not taken. [`WriteError::Closed`] when the session is ending or has ended, or
+    /// the message is finished.
     ///
     /// # Cancel safety
     ///
@@ -75,12 +86,17 @@ impl MessageWriter {
         if self.stage == Stage::Over {
             return Err(WriteError::Closed);
         }
+        self.check_room(bytes.len())?;
         if self.kind == Kind::Text {
             // On a copy: bytes that are refused have not been.
             let mut text = self.text.clone();
             text.push(&bytes).map_err(|_| WriteError::NotUtf8)?;
             drop(text.take());
             self.text = text;
+        }
+        if let Some(collected) = &mut self.collected {
+            collected.extend_from_slice(&bytes);
+            return Ok(());
         }
         self.rest =
             if self.rest.is_empty() { bytes } else { [&self.rest[..], &bytes].concat().into() };
@@ -103,7 +119,54 @@ impl MessageWriter {
             return Err(WriteError::NotUtf8);
         }
         let mut room = None;
+        if self.collected.is_some() {
+            return poll_fn(|cx| self.poll_send(cx, &mut room)).await;
+        }
         poll_fn(|cx| self.poll_push(cx, &mut room, true)).await
+    }
+
+    /// Whether so much more can be collected, if it has to be.
+    fn check_room(&mut self, more: usize) -> Result<(), WriteError> {
+        let Some(collected) = &self.collected else {
+            return Ok(());
+        };
+        if !self.session.is_open() {
+            self.stage = Stage::Over;
+            return Err(WriteError::Closed);
+        }
+        let most = self.session.member().hub.config.limits.message_bytes;
+        let room = most.saturating_sub(collected.len());
+        if more > room { Err(WriteError::TooBig) } else { Ok(()) }
+    }
+
+    /// Queues all that has been collected.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut Option<EventListener>,
+    ) -> Poll<Result<(), WriteError>> {
+        let collected = self.collected.get_or_insert_default();
+        loop {
+            if self.stage == Stage::Over {
+                return Poll::Ready(Err(WriteError::Closed));
+            }
+            let sent = self.session.try_send(std::mem::take(collected).freeze());
+            if let Err(SendError::Full(message)) = sent {
+                // Nobody else has seen it: it is taken back without a copy.
+                *collected = message.into_bytes().into();
+            } else {
+                self.stage = Stage::Over;
+                return Poll::Ready(sent.map_err(|_| WriteError::Closed));
+            }
+            // Listening first, then trying again: room that is made in between is not missed.
+            match room {
+                None => *room = Some(self.session.member().outbox.room()),
+                Some(listener) => {
+                    ready!(Pin::new(listener).poll(cx));
+                    *room = None;
+                }
+            }
+        }
     }
 
     async fn flush(&mut self) -> Result<(), WriteError> {

@@ -17,6 +17,14 @@ use super::Peer;
 use super::unix::{self, Problem, SocketFile};
 use crate::executor::{Presumed, Registered, Worker};
 
+/// What the kernel takes for the silence before the first probe (MAX_TCP_KEEPIDLE), in whole seconds.
+const MIN_SILENCE: Duration = Duration::from_secs(1);
+const MAX_SILENCE: Duration = Duration::from_secs(32_767);
+
+/// Between two probes that are not answered. The timeout of the user ends it (tcp(7)), so the number of them
+/// does not matter; this is how much later than that it can be.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A socket that listens and that no worker has yet.
 #[derive(Debug)]
 pub(crate) enum Bound {
@@ -28,7 +36,15 @@ pub(crate) enum Bound {
 impl Bound {
     /// A non-blocking TCP socket whose options every accepted socket inherits, so that none
     /// costs a system call per connection.
-    pub(crate) fn tcp(address: SocketAddr, backlog: u32, liveness: Duration) -> io::Result<Self> {
+    ///
+    /// `probes`: where the protocol has no pings, the kernel asks after so long a silence whether the peer is
+    /// there, and by `liveness` it has given up a peer that does not answer.
+    pub(crate) fn tcp(
+        address: SocketAddr,
+        backlog: u32,
+        liveness: Duration,
+        probes: Option<Duration>,
+    ) -> io::Result<Self> {
         let family = match address {
             SocketAddr::V4(_) => AddressFamily::INET,
             SocketAddr::V6(_) => AddressFamily::INET6,
@@ -42,6 +58,11 @@ impl Bound {
         // own liveness bound would.
         let millis = i32::try_from(liveness.as_millis()).unwrap_or(i32::MAX);
         sockopt::set_tcp_user_timeout(&fd, millis.unsigned_abs())?;
+        if let Some(silence) = probes {
+            let silence = silence.clamp(MIN_SILENCE, MAX_SILENCE);
+            sockopt::set_tcp_keepidle(&fd, silence)?;
+            sockopt::set_tcp_keepintvl(&fd, PROBE_INTERVAL)?;
+        }
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, i32::try_from(backlog).unwrap_or(i32::MAX))?;
         Ok(Self::Tcp(fd.into()))
@@ -147,4 +168,29 @@ fn peer(address: Option<SocketAddrAny>) -> Peer {
         return Peer::Unix;
     }
     SocketAddr::try_from(address).map_or(Peer::Stream, Peer::tcp)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_inherits_when_the_kernel_asks_for_its_peer() {
+        let seconds = Duration::from_secs;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let asked = [(Some(25), 25), (Some(0), 1), (Some(1 << 20), 32_767)];
+        for (probes, expected) in asked {
+            let bound = Bound::tcp(any, 1, seconds(40), probes.map(seconds)).unwrap();
+            let Bound::Tcp(listener) = bound else { unreachable!() };
+            let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert!(sockopt::socket_keepalive(&accepted).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), seconds(expected));
+            assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), PROBE_INTERVAL);
+            assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), 40_000);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::deflate::{self, Contexts};
 use super::event::{Event, Violation};
 use super::frame::{self, CloseFrame, MAX_HEADER, Opcode, Received};
 use super::mask::{rotate, unmask, unmasked};
+use super::prefixed::Prefixed;
 use super::stream::{PART, PIECE, Streamed};
 use super::utf8::Utf8;
 use crate::message::{CloseCode, Message};
@@ -33,6 +34,8 @@ enum State {
         len: u8,
     },
     Payload(Frame),
+    /// Of the protocol that has no other states, wherever it is in its frames.
+    Prefixed(Prefixed),
     /// Behind a close frame, or behind something that cannot be understood.
     Closed,
 }
@@ -45,7 +48,7 @@ struct Frame {
     fin: bool,
 }
 
-struct Assembly {
+pub(super) struct Assembly {
     fragments: u32,
     payload: Payload,
 }
@@ -64,6 +67,11 @@ enum Payload {
 }
 
 impl Assembly {
+    /// Of a message that is in one frame, and of any bytes.
+    pub(super) fn binary() -> Self {
+        Self { fragments: 1, payload: Payload::Binary(Vec::new()) }
+    }
+
     fn len(&self) -> usize {
         match &self.payload {
             Payload::Text(text) => text.len(),
@@ -80,7 +88,7 @@ impl Assembly {
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Violation> {
         match &mut self.payload {
             Payload::Text(text) => text.push(bytes).map_err(|_| Violation::NOT_UTF8),
             Payload::Binary(kept) | Payload::Deflated { bytes: kept, .. } => {
@@ -92,7 +100,7 @@ impl Assembly {
         }
     }
 
-    fn finish(
+    pub(super) fn finish(
         self,
         bounds: &Bounds,
         contexts: &mut Option<Box<Contexts>>,
@@ -144,6 +152,11 @@ fn inflated(
 }
 
 impl Codec {
+    /// Reads length-prefixed frames instead.
+    pub(crate) fn prefixed() -> Self {
+        Self { state: State::Prefixed(Prefixed::new()), ..Self::default() }
+    }
+
     /// The next event of the stream that continues with `input`, whose consumed bytes are taken
     /// from its front. `None`: all of `input` is consumed and no event is complete.
     ///
@@ -165,9 +178,12 @@ impl Codec {
 
     /// Whether nothing of a message has arrived that is not whole.
     pub(crate) fn is_between_messages(&self) -> bool {
-        matches!(self.state, State::Between | State::Closed)
-            && self.message.is_none()
-            && self.control.is_none()
+        let between = match &self.state {
+            State::Between | State::Closed => true,
+            State::Prefixed(prefixed) => prefixed.is_between_frames(),
+            State::Header { .. } | State::Payload(_) => false,
+        };
+        between && self.message.is_none() && self.control.is_none()
     }
 
     /// Whether what comes next is a control frame, or the rest of one, if that begins with `first`.
@@ -177,6 +193,7 @@ impl Codec {
             State::Header { bytes: [first, ..], .. } => frame::begins_control(*first),
             State::Payload(frame) => frame.opcode.is_control(),
             State::Closed => true,
+            State::Prefixed(_) => false,
         }
     }
 
@@ -284,6 +301,9 @@ impl Codec {
                         self.begin(&header, bounds, contexts)?
                     }
                 },
+                State::Prefixed(prefixed) => {
+                    prefixed.next(input, &mut self.message, bounds, contexts)?
+                }
                 State::Payload(frame) if bounds.streamed && !frame.opcode.is_control() => {
                     self.stream(input, bounds, contexts)?
                 }
@@ -531,7 +551,7 @@ fn parse(bytes: &[u8], bounds: &Bounds) -> Result<Option<Received>, &'static str
 
 /// Takes `len` bytes from the front of `input`.
 #[inline]
-fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
+pub(super) fn take<'a>(input: &mut &'a mut [u8], len: usize) -> &'a mut [u8] {
     let (taken, rest) = std::mem::take(input).split_at_mut(len);
     *input = rest;
     taken

@@ -1,6 +1,7 @@
 //! Frame headers and close payloads (RFC 6455 sections 5.2 and 5.5.1).
 
 use crate::message::{CloseCode, Text};
+use crate::protocol::Protocol;
 
 /// Payload of a control frame, at most (RFC 6455 section 5.5).
 pub(crate) const MAX_CONTROL_PAYLOAD: usize = 125;
@@ -77,6 +78,29 @@ impl Header {
             10
         };
         Self { bytes, len }
+    }
+
+    /// The header of a whole message in this protocol.
+    #[inline]
+    pub(crate) fn of(protocol: Protocol, opcode: Opcode, payload: usize) -> Self {
+        match protocol {
+            Protocol::WebSocket => Self::new(opcode, payload),
+            Protocol::Frames => Self::prefix(payload),
+        }
+    }
+
+    /// The length alone, which says nothing of the kind. Whoever queues a message has seen to it that its
+    /// length [fits](Self::fits).
+    pub(crate) fn prefix(payload: usize) -> Self {
+        let mut bytes = [0; 10];
+        bytes[..4].copy_from_slice(&u32::try_from(payload).unwrap_or(u32::MAX).to_be_bytes());
+        Self { bytes, len: 4 }
+    }
+
+    /// Whether a message of this length has a header in this protocol.
+    #[inline]
+    pub(crate) fn fits(protocol: Protocol, payload: usize) -> bool {
+        u32::try_from(payload).is_ok() || protocol == Protocol::WebSocket
     }
 
     /// The same, of a frame that others of its message follow.
@@ -231,6 +255,20 @@ mod tests {
         assert_eq!(bytes(126), [0x82, 126, 0, 126]);
         assert_eq!(bytes(65_535), [0x82, 126, 0xFF, 0xFF]);
         assert_eq!(bytes(65_536), [0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_prefix_is_four_bytes_and_a_length_that_does_not_fit_has_none() {
+        let bytes = |payload| Header::prefix(payload).as_bytes().to_vec();
+        assert_eq!(bytes(0), [0, 0, 0, 0]);
+        assert_eq!(bytes(0x0102_0304), [1, 2, 3, 4]);
+        let most = u32::MAX as usize;
+        assert_eq!(bytes(most), [0xFF; 4]);
+        assert!(Header::fits(Protocol::Frames, most));
+        if let Some(more) = most.checked_add(1) {
+            assert!(!Header::fits(Protocol::Frames, more));
+            assert!(Header::fits(Protocol::WebSocket, more));
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The RFC 6455 machine: bytes in, events out; frames out. It knows no socket, no clock and no
-//! executor.
+//! The RFC 6455 machine, and its small sibling for length-prefixed frames: bytes in, events out; frames
+//! out. It knows no socket, no clock and no executor.
 //!
 //! [`Codec`] consumes whatever bytes there are and keeps of an unfinished frame only what it must:
 //! at most 13 bytes of header, and the payload that has really arrived. A read buffer is therefore
@@ -16,6 +16,7 @@ mod deflate;
 mod event;
 mod frame;
 mod mask;
+mod prefixed;
 mod stream;
 mod utf8;
 

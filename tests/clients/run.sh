@@ -23,7 +23,8 @@ else
 fi
 
 start() { # [FLAG]
-    launch "$server" 127.0.0.1:0 --max-message 16777216 "$@"
+    launch "$server" 127.0.0.1:0 --max-message 16777216 --frames 127.0.0.1:0 "$@"
+    frames=$(sed -n 's/^frames on //p' "$work/server.out")
     http=http${url#ws}
     echo "server: $url${1:+ $1}"
 }
@@ -66,6 +67,14 @@ if installed curl; then
     verdict "curl: https on the plain port fails at once" $? "$log"
 else
     skip curl "not installed"
+fi
+
+# --- Python, without WebSocket ------------------------------------------------------------------
+if installed python3; then
+    timeout 60 python3 "$here/frames_client.py" "$frames" >"$work/frames.log" 2>&1
+    verdict "Python: length-prefixed frames" $? "$work/frames.log"
+else
+    skip "Python, length-prefixed frames" "python3 is not installed"
 fi
 
 # What cannot be tried stays as it is here.

@@ -36,7 +36,12 @@ impl Pipe {
 
     /// Nothing has been said yet.
     pub fn raw(server: &TestServer) -> Self {
-        Self { stream: server.handle.connect().expect("the server accepts") }
+        Self::over(server.handle.connect().expect("the server accepts"))
+    }
+
+    /// The other end of a pair, whatever is spoken there.
+    pub fn over(stream: MemoryStream) -> Self {
+        Self { stream }
     }
 
     pub fn read_head(&mut self) -> String {
@@ -92,6 +97,29 @@ impl Pipe {
         let mut bytes = [0; N];
         within(self.stream.read_exact(&mut bytes)).expect("more bytes");
         bytes
+    }
+
+    /// `None` at the end of the stream.
+    #[track_caller]
+    pub fn try_read_array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        if within(self.stream.read(&mut bytes[..1])).expect("bytes or the end") == 0 {
+            return None;
+        }
+        within(self.stream.read_exact(&mut bytes[1..])).expect("more bytes");
+        Some(bytes)
+    }
+
+    #[track_caller]
+    pub fn read_vec(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        within(self.stream.read_exact(&mut bytes)).expect("more bytes");
+        bytes
+    }
+
+    /// Closes only the sending direction.
+    pub fn end_writing(&mut self) {
+        within(self.stream.close()).expect("the end is taken");
     }
 
     /// `None` at the end of the stream.

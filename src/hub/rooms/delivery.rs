@@ -15,7 +15,9 @@ use super::publication::{Item, Publication};
 use super::room::{Room, Seats};
 use super::{Counts, Index, lock};
 use crate::hub::{Hub, Member, SessionId};
-use crate::outbox::{Encoded, Fate, Form, Published, Shape};
+use crate::message::CloseCode;
+use crate::outbox::{Encoded, Fate, Form, Published, Request, Shape};
+use crate::ws::{CloseFrame, Header};
 
 /// Members that are handed something before they have their turn to send it. Their batches are in use at
 /// the same time, so they should not be more than a thread keeps ([`crate::outbox`]).
@@ -173,6 +175,10 @@ impl Hub {
     pub(super) fn hand_one(&self, member: &Member, room: Option<&Room>, publication: &Publication) {
         let Publication { prepared, key } = publication;
         let message = prepared.message();
+        if !Header::fits(member.protocol(), message.len()) {
+            let close = CloseFrame::new(CloseCode::TOO_BIG, "message too big for a frame");
+            return member.outbox.request(Request::Close(close));
+        }
         let published = Published {
             form: match prepared.frame(member.shape()) {
                 Some(frame) => Form::Encoded(frame.clone()),

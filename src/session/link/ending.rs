@@ -28,10 +28,12 @@ pub(super) struct Ending {
     /// What our close frame says.
     pub(super) farewell: Option<CloseFrame>,
     pub(super) then: Then,
-    /// The peer's close frame has been received.
-    peer_closed: bool,
+    /// The peer's close frame has been received; where there are none, the end of its stream.
+    pub(super) peer_closed: bool,
+    /// A callback that was under way when the peer ended its stream may still send.
+    pub(super) answering: bool,
     timer: Option<Timer>,
-    clean: bool,
+    pub(super) clean: bool,
     /// Known when the session has ended.
     phase: Option<Phase>,
     at: Time,
@@ -59,6 +61,9 @@ impl Link {
     pub(super) fn close_sent(&mut self, cx: &mut Context<'_>) {
         self.stage = Stage::CloseSent;
         self.pongs = None;
+        if self.is_framed() {
+            return self.farewell_sent(cx);
+        }
         let Some(ending) = &mut self.ending else {
             return;
         };
@@ -79,7 +84,7 @@ impl Link {
     }
 
     #[cold]
-    fn linger(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn linger(&mut self, cx: &mut Context<'_>) {
         if let Some(transport) = &mut self.transport {
             transport.close_write(cx);
         }
@@ -231,6 +236,7 @@ impl Link {
             Some(Request::Abort) => (Side::Server, Cause::Aborted, None, Then::Finish),
             _ => (by, cause, farewell, then),
         };
+        let answering = cause == Cause::PeerClosed && self.is_framed();
         self.ending = Some(Box::new(Ending {
             by,
             cause,
@@ -239,6 +245,7 @@ impl Link {
             farewell,
             then,
             peer_closed: false,
+            answering,
             timer: None,
             clean: false,
             phase: None,
@@ -251,7 +258,9 @@ impl Link {
             inlet.interrupt();
         }
         self.timers.closing(self.worker.now());
-        self.session.member().outbox.close();
+        if !answering {
+            self.session.member().outbox.close();
+        }
         if cause == Cause::Aborted {
             if let Some(ending) = &mut self.ending {
                 ending.phase = Some(Phase::Open);

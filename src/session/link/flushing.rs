@@ -126,11 +126,14 @@ impl Link {
                 return true;
             }
         }
-        if taken.last && self.stage == Stage::Closing {
+        if taken.last && self.stage == Stage::Closing && !self.is_answering() {
             let farewell = self.ending.as_mut().and_then(|ending| ending.farewell.take());
-            let payload = farewell.as_ref().map(close_payload).unwrap_or_default();
             let batch = taken.batch.get_or_insert_with(Batch::take);
-            batch.push_control(Opcode::Close, &payload);
+            // Without close frames the end of the stream is what says goodbye.
+            if !self.is_framed() {
+                let payload = farewell.as_ref().map(close_payload).unwrap_or_default();
+                batch.push_control(Opcode::Close, &payload);
+            }
             self.stage = Stage::ClosingBatch;
         }
         self.batch = taken.batch;

@@ -3,6 +3,7 @@
 
 mod ending;
 mod flushing;
+mod framed;
 mod metering;
 mod pacing;
 mod reading;
@@ -19,6 +20,7 @@ use crate::executor::{Size, Time, Worker};
 use crate::hub::Member;
 use crate::message::Message;
 use crate::outbox::{Batch, Buffered, Parked, RAW_BATCH, Sendable};
+use crate::protocol::Protocol;
 use crate::shutdown;
 use crate::transport::Transport;
 use crate::ws::{Codec, Contexts};
@@ -105,8 +107,8 @@ enum Stage {
 }
 
 impl Link {
-    /// A link over a transport on which the 101 has been sent; `input` is what came after the
-    /// request.
+    /// A link over a transport on which the 101 has been sent, or that needs none; `input` is what came after
+    /// the request.
     pub(crate) fn new(
         worker: &Rc<Worker>,
         transport: Transport,
@@ -115,11 +117,19 @@ impl Link {
     ) -> Self {
         let hub = &member.hub;
         member.counters.bytes_in.add(input.len());
+        let mut timers = Timers::new(worker, &hub.config.timeouts);
+        let codec = match member.protocol() {
+            Protocol::WebSocket => Codec::default(),
+            Protocol::Frames => {
+                timers.without_pings();
+                Codec::prefixed()
+            }
+        };
         Self {
             transport: Some(transport),
             worker: Rc::clone(worker),
             session: Session::new(Arc::clone(member)),
-            codec: Codec::default(),
+            codec,
             contexts: None,
             input,
             at: 0,
@@ -130,7 +140,7 @@ impl Link {
             streaming: None,
             ending: None,
             pace: None,
-            timers: Timers::new(worker, &hub.config.timeouts),
+            timers,
             stop_seen: shutdown::Phase::Running,
             stage: Stage::Open,
             read_size: Size::default(),
@@ -209,6 +219,9 @@ impl Link {
         loop {
             if self.stage == Stage::Done {
                 return Poll::Ready(None);
+            }
+            if deliver && self.stage == Stage::Closing {
+                self.answered();
             }
             if self.frames_left == 0 || self.reads_left == 0 {
                 return self.take_turns(cx);

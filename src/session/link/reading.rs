@@ -262,6 +262,10 @@ impl Link {
                 }
                 false
             }
+            Poll::Ready(Ok(0)) if self.is_framed() => {
+                self.stream_ended();
+                true
+            }
             Poll::Ready(Ok(0)) => {
                 self.end_now(Side::Peer, Cause::PeerVanished, None);
                 true

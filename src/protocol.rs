@@ -1,0 +1,25 @@
+//! What is spoken on a connection once it is a session.
+
+use std::fmt;
+
+/// How a session's messages are told apart on its connection; see
+/// [`Session::protocol`](crate::Session::protocol).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Protocol {
+    /// RFC 6455.
+    #[default]
+    WebSocket,
+    /// Length-prefixed frames: the number of bytes, as a big-endian `u32`, then so many bytes. See
+    /// [frames](crate::docs::frames).
+    Frames,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WebSocket => "WebSocket",
+            Self::Frames => "frames",
+        })
+    }
+}
