@@ -14,6 +14,8 @@ mod servers;
 
 use std::process::ExitCode;
 
+use coracle_benches::{Error, Result};
+
 use cli::{Attach, AttachLoad, Command, Compare, Pin};
 use load::Sliced;
 use load::accept::AcceptRun;
@@ -21,10 +23,6 @@ use load::echo::EchoRun;
 use plan::{Row, Sample};
 use proc::Machine;
 use servers::Programs;
-
-/// Errors are for people here; nobody handles them by kind.
-type Error = Box<dyn std::error::Error + Send + Sync>;
-type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Descriptors that are not connections: of the program, its children's pipes, epoll.
 const SPARE_FILES: usize = 200;
