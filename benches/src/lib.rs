@@ -3,7 +3,9 @@
 //! The package's main program builds and starts servers as child processes and loads them from one
 //! thread; see `README.md` beside `Cargo.toml` for what it reports.
 
+pub mod crowd;
 pub mod frame;
+pub mod histogram;
 pub mod peer;
 pub mod poller;
 pub mod tls;

@@ -10,6 +10,12 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 /// What a ready server prints, up to the scheme of its address.
 pub const READY: &str = "listening on ";
 
+/// Where the one connects whose messages a broadcasting server hands on.
+pub const PUBLISH: &str = "/pub";
+
+/// Where those connect that get them.
+pub const SUBSCRIBE: &str = "/sub";
+
 /// What a server of this package is told on its command line.
 #[derive(Debug, Clone, Copy)]
 pub struct Args {

@@ -1,6 +1,7 @@
 //! The load generator: one thread, its own masked frames, edge-triggered epoll.
 
 pub(crate) mod accept;
+pub(crate) mod broadcast;
 pub(crate) mod echo;
 pub(crate) mod idle;
 
