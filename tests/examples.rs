@@ -224,8 +224,45 @@ fn line_echo_gives_lines_back_and_cuts_off_who_does_not_finish_one() {
 }
 
 #[test]
+fn broadcast_lets_listeners_hear_what_speakers_say_with_a_room_and_without() {
+    for arguments in [&["127.0.0.1:0"][..], &["127.0.0.1:0", "--loop"]] {
+        let example = Example::start_at("broadcast", arguments, Stdio::null());
+        let client = |path| {
+            let mut client = Raw::connect(example.address());
+            client.send(handshake(path).as_bytes());
+            let head = client.read_head();
+            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+            // Read after the session was opened, so by then the listener is one.
+            client.send_frame(PING, b"here");
+            assert_eq!(client.read_frame().opcode, PONG);
+            client
+        };
+        let mut listeners = [client("/sub"), client("/sub")];
+        let mut speaker = client("/pub");
+        // A listener is not heard.
+        listeners[0].send_frame(TEXT, b"me too");
+        listeners[0].send_frame(PING, b"handled");
+        assert_eq!(listeners[0].read_frame().opcode, PONG);
+        speaker.send_frame(TEXT, b"one");
+        speaker.send_frame(TEXT, b"two");
+        for listener in &mut listeners {
+            assert_eq!(
+                (listener.expect_text(), listener.expect_text()),
+                ("one".into(), "two".into())
+            );
+        }
+        example.signal(Signal::TERM);
+        // Not even by the speaker, who does not hear itself either.
+        for mut client in listeners.into_iter().chain([speaker]) {
+            client.expect_close(1001);
+        }
+        example.finish();
+    }
+}
+
+#[test]
 fn a_bad_command_line_is_explained() {
-    for name in ["embed", "graceful_shutdown", "line_echo"] {
+    for name in ["broadcast", "embed", "graceful_shutdown", "line_echo"] {
         let output = Command::new(path(name)).args(["127.0.0.1:0", "more"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");

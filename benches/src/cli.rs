@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::Result;
 use crate::load::accept::{AcceptLoad, Handshake};
+use crate::load::broadcast::BroadcastLoad;
 use crate::load::echo::{EchoLoad, Timing};
 use crate::load::idle::IdleLoad;
 use crate::plan::{Kinds, Plan, Scope};
@@ -22,9 +23,11 @@ what is measured:
   --quick            the rows with 50 connections, and accepting, without TLS; under a minute
   --tls              only the rows with TLS (with --quick those of them that are not idle)
   --plain            only the rows without TLS
+  --broadcast        only the rows with one publisher and 1000 subscribers; two minutes
+                     (--size, --inflight and --conns are theirs then: [256], [1,16], [1000])
   --only LIST        only these targets, e.g. bare,coracle,fastwebsockets+cork
                      (`peers` stands for all of them; --list names them)
-  --rows LIST        only these kinds of rows: echo,accept,idle
+  --rows LIST        only these kinds of rows: echo,accept,idle,broadcast
   --size LIST        payloads of the echo rows in bytes         [16,1024,16384; TLS: 16,1024]
   --inflight LIST    messages in flight on each connection      [1,16]
   --conns LIST       connections of the echo rows               [1,50,500; quick, TLS: 50]
@@ -50,6 +53,8 @@ what comes out:
 against a server that runs already, with one figure each (pinned only with --core):
   --load ADDR --pid PID [--conns C] [--size S] [--inflight P] [--seconds S] [--warm-up S] [--text]
          [--tls]
+  --load ADDR --pid PID --broadcast [--conns C] [--size S] [--inflight P] [--seconds S]
+         [--warm-up S]
   --idle ADDR --pid PID [--conns N] [--hold S] [--deflate] [--tls]
   --cycles ADDR --pid PID [--count N] [--tls [--resume]]
 ";
@@ -60,7 +65,7 @@ pub(crate) enum Command {
     Help,
     List,
     /// Start servers and compare them.
-    Compare(Compare),
+    Compare(Box<Compare>),
     /// Load a server that runs already.
     Attach(Attach),
 }
@@ -86,6 +91,7 @@ pub(crate) struct Attach {
 pub(crate) enum AttachLoad {
     Echo(EchoLoad, Timing),
     Idle(IdleLoad, Duration),
+    Broadcast(BroadcastLoad, Timing),
     Cycles(AcceptLoad),
 }
 
@@ -114,6 +120,7 @@ struct Given {
     no_pin: bool,
     tls: bool,
     plain: bool,
+    broadcast: bool,
     resume: bool,
     only: Option<String>,
     kinds: Option<Kinds>,
@@ -149,6 +156,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
             Long("no-pin") => given.no_pin = true,
             Long("tls") => given.tls = true,
             Long("plain") => given.plain = true,
+            Long("broadcast") => given.broadcast = true,
             Long("resume") => given.resume = true,
             Long("only") => given.only = Some(parser.value()?.string()?),
             Long("rows") => given.kinds = Some(parser.value()?.parse_with(kinds)?),
@@ -177,7 +185,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Command> {
     }
     match given.mode.take() {
         Some(mode) => given.attach(&mode).map(Command::Attach),
-        None => given.compare().map(Command::Compare),
+        None => given.compare().map(|it| Command::Compare(Box::new(it))),
     }
 }
 
@@ -185,11 +193,18 @@ impl Given {
     fn compare(self) -> Result<Compare> {
         let mut plan = if self.quick { Plan::quick() } else { Plan::full() };
         plan.text = self.text;
-        match (self.tls, self.plain) {
-            (false, false) => {}
-            (true, false) => plan.scope = Scope::Tls,
-            (false, true) => plan.scope = Scope::Plain,
-            (true, true) => return Err("--tls and --plain exclude each other".into()),
+        match (self.tls, self.plain, self.broadcast) {
+            (false, false, false) => {}
+            (true, false, false) => plan.scope = Scope::Tls,
+            (false, true, false) => plan.scope = Scope::Plain,
+            (false, false, true) => {
+                plan.scope = Scope::Broadcast;
+                plan.kinds.broadcast = true;
+                replace(&mut plan.broadcast.sizes, self.sizes.clone());
+                replace(&mut plan.broadcast.in_flight, self.in_flight.clone());
+                replace(&mut plan.broadcast.members, self.connections.clone());
+            }
+            _ => return Err("--tls, --plain and --broadcast exclude each other".into()),
         }
         replace(&mut plan.kinds, self.kinds);
         for loads in [&mut plan.plain, &mut plan.tls] {
@@ -210,12 +225,18 @@ impl Given {
             (None, true) => Pin::No,
             (Some(_), true) => return Err("--core and --no-pin exclude each other".into()),
         };
+        let mut targets = match self.only {
+            Some(list) => servers::select(&list)?,
+            None => TARGETS.to_vec(),
+        };
+        let rows = plan.rows();
+        targets.retain(|target| rows.iter().any(|row| target.is_for(row)));
+        if targets.is_empty() {
+            return Err("nothing to measure: no such target has such a row".into());
+        }
         Ok(Compare {
             plan,
-            targets: match self.only {
-                Some(list) => servers::select(&list)?,
-                None => TARGETS.to_vec(),
-            },
+            targets,
             pin,
             json: self.json.unwrap_or_else(|| {
                 PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/results.json"))
@@ -227,6 +248,22 @@ impl Given {
     fn attach(self, mode: &Mode) -> Result<Attach> {
         let plan = Plan::full();
         let (&address, load) = match mode {
+            Mode::Load(address) if self.broadcast => {
+                if self.tls || self.text {
+                    return Err("--broadcast has neither --tls nor --text".into());
+                }
+                let load = BroadcastLoad {
+                    members: one("--conns", self.connections, 1_000)?,
+                    size: one("--size", self.sizes, 256)?,
+                    in_flight: one("--inflight", self.in_flight, 1)?,
+                };
+                let timing = Timing {
+                    warm_up: self.warm_up.unwrap_or(plan.timing.warm_up),
+                    window: self.window.unwrap_or(plan.timing.window),
+                    slices: 1,
+                };
+                (address, AttachLoad::Broadcast(load, timing))
+            }
             Mode::Load(address) => {
                 let load = EchoLoad {
                     connections: one("--conns", self.connections, 50)?,
@@ -301,13 +338,14 @@ fn seconds(text: &str) -> Result<Duration> {
 }
 
 fn kinds(list: &str) -> Result<Kinds> {
-    let mut kinds = Kinds { echo: false, accept: false, idle: false };
+    let mut kinds = Kinds { echo: false, accept: false, idle: false, broadcast: false };
     for kind in list.split(',') {
         match kind.trim() {
             "echo" => kinds.echo = true,
             "accept" => kinds.accept = true,
             "idle" => kinds.idle = true,
-            _ => return Err("there are echo, accept and idle".into()),
+            "broadcast" => kinds.broadcast = true,
+            _ => return Err("there are echo, accept, idle and broadcast".into()),
         }
     }
     Ok(kinds)
@@ -321,6 +359,7 @@ fn loopback(text: &str) -> Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Row;
 
     fn parsed(line: &str) -> Result<Command> {
         parse(line.split_whitespace().map(OsString::from))
@@ -346,12 +385,33 @@ mod tests {
             }
             _ => panic!("not a comparison"),
         };
-        assert_eq!(rows(""), (20, 7));
-        assert_eq!(rows("--plain"), (20, 0));
+        assert_eq!(rows(""), (22, 7));
+        assert_eq!(rows("--plain"), (22, 0));
         assert_eq!(rows("--tls"), (0, 7));
         assert_eq!(rows("--quick --tls"), (0, 6));
         assert_eq!(rows("--tls --size 64 --inflight 1 --rows echo"), (0, 1));
         assert!(parsed("--tls --plain").is_err());
+    }
+
+    #[test]
+    fn broadcasts_are_measured_in_full_or_when_they_are_asked_for() {
+        let of = |line| match parsed(line) {
+            Ok(Command::Compare(compare)) => {
+                let rows = compare.plan.rows();
+                let broadcasts = rows.iter().filter(|it| matches!(it, Row::Broadcast(_)));
+                (broadcasts.count(), rows.len(), compare.targets.len())
+            }
+            _ => panic!("not a comparison"),
+        };
+        assert_eq!(of(""), (2, 29, TARGETS.len()));
+        assert_eq!(of("--quick"), (0, 7, 10));
+        assert_eq!(of("--quick --broadcast"), (2, 2, TARGETS.len() - 10));
+        assert_eq!(of("--rows broadcast --only bare"), (2, 2, 1));
+        // A name with a comma in it is meant by what is behind the comma, too.
+        assert_eq!(of("--broadcast --inflight 16 --only bare,coalesced,loop"), (1, 1, 3));
+        assert_eq!(of("--broadcast --inflight 1 --only bare,coalesced"), (1, 1, 1));
+        assert!(parsed("--broadcast --tls").is_err());
+        assert!(parsed("--broadcast --only fastwebsockets").is_err());
     }
 
     #[test]

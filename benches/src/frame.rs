@@ -6,6 +6,10 @@ pub const TEXT: u8 = 0x1;
 pub const BINARY: u8 = 0x2;
 /// Opcode of a Close frame.
 pub const CLOSE: u8 = 0x8;
+/// Opcode of a Ping frame.
+pub const PING: u8 = 0x9;
+/// Opcode of a Pong frame.
+pub const PONG: u8 = 0xa;
 
 /// The longest header that a server sends: two bytes and a 64-bit length.
 const MAX_SERVER_HEADER: usize = 10;

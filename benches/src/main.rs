@@ -14,17 +14,16 @@ mod servers;
 
 use std::process::ExitCode;
 
+use coracle_benches::{Error, Result};
+
 use cli::{Attach, AttachLoad, Command, Compare, Pin};
 use load::Sliced;
 use load::accept::AcceptRun;
+use load::broadcast::BroadcastRun;
 use load::echo::EchoRun;
 use plan::{Row, Sample};
 use proc::Machine;
 use servers::Programs;
-
-/// Errors are for people here; nobody handles them by kind.
-type Error = Box<dyn std::error::Error + Send + Sync>;
-type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Descriptors that are not connections: of the program, its children's pipes, epoll.
 const SPARE_FILES: usize = 200;
@@ -47,11 +46,11 @@ fn run() -> Result<ExitCode> {
     match cli::parse(args)? {
         Command::Help => print!("{}", cli::HELP),
         Command::List => {
-            for target in servers::TARGETS {
-                println!("{}", target.name);
+            for name in servers::names() {
+                println!("{name}");
             }
         }
-        Command::Compare(compare) => return self::compare(compare),
+        Command::Compare(compare) => return self::compare(*compare),
         Command::Attach(attach) => self::attach(&attach)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -66,6 +65,14 @@ fn compare(mut compare: Compare) -> Result<ExitCode> {
     if compare.plan.idle_connections > most {
         eprintln!("the limit on open files allows only {most} idle connections");
         compare.plan.idle_connections = most;
+    }
+    // All targets of a row have their connections at the same time.
+    let most = most / compare.targets.len().max(1);
+    for members in &mut compare.plan.broadcast.members {
+        if *members >= most {
+            *members = most.saturating_sub(1).max(1);
+            eprintln!("the limit on open files allows only {members} members");
+        }
     }
     let results = measure::run(&compare.plan, &compare.targets, &programs);
     let bars = report::bars(&results);
@@ -89,6 +96,11 @@ fn attach(attach: &Attach) -> Result<()> {
         }
         AttachLoad::Idle(load, hold) => {
             (Row::Idle(load), Sample::Idle(load::idle::run(address, pid, &load, hold)?))
+        }
+        AttachLoad::Broadcast(load, timing) => {
+            let mut run = Box::new(BroadcastRun::begin(address, pid, &load, &timing)?);
+            run.slice()?;
+            (Row::Broadcast(load), run.finish()?)
         }
         AttachLoad::Cycles(load) => {
             let mut run = Box::new(AcceptRun::begin(address, pid, &load, 1)?);

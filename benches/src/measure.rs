@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::load::accept::AcceptRun;
+use crate::load::broadcast::BroadcastRun;
 use crate::load::echo::EchoRun;
 use crate::load::{Sliced, idle};
 use crate::plan::{Plan, Row, Sample};
@@ -118,6 +119,7 @@ impl Run {
         let load: Box<dyn Sliced> = match &row {
             Row::Echo(load) => Box::new(EchoRun::begin(address, pid, load, timing)?),
             Row::Accept(load) => Box::new(AcceptRun::begin(address, pid, load, timing.slices)?),
+            Row::Broadcast(load) => Box::new(BroadcastRun::begin(address, pid, load, timing)?),
             Row::Idle(_) => return Err("idle connections take no slices".into()),
         };
         Ok(Self { load, _server: server })

@@ -2,10 +2,19 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 /// What a ready server prints, up to the scheme of its address.
 pub const READY: &str = "listening on ";
+
+/// Where the one connects whose messages a broadcasting server hands on.
+pub const PUBLISH: &str = "/pub";
+
+/// Where those connect that get them.
+pub const SUBSCRIBE: &str = "/sub";
 
 /// What a server of this package is told on its command line.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +58,25 @@ impl Args {
             std::process::exit(2);
         })
     }
+}
+
+/// Listens without blocking, for a bare loop, and says so.
+///
+/// # Errors
+///
+/// If the address is taken, or nobody listens on standard output.
+pub fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let listener = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&listener, true)?;
+    // Inherited by what is accepted, so that accepting costs no call for it.
+    sockopt::set_tcp_nodelay(&listener, true)?;
+    rustix::net::bind(&listener, &address)?;
+    rustix::net::listen(&listener, 4096)?;
+    let listener = TcpListener::from(listener);
+    announce(listener.local_addr()?)?;
+    Ok(listener.into())
 }
 
 /// Says that the server is ready.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use crate::load::accept::{AcceptLoad, AcceptSample, Handshake};
+use crate::load::broadcast::{BroadcastLoad, BroadcastSample};
 use crate::load::echo::{EchoLoad, EchoSample, Timing};
 use crate::load::idle::{IdleLoad, IdleSample};
 
@@ -16,6 +17,7 @@ pub(crate) enum Row {
     Echo(EchoLoad),
     Accept(AcceptLoad),
     Idle(IdleLoad),
+    Broadcast(BroadcastLoad),
 }
 
 /// What one target did in one round of a row.
@@ -25,6 +27,7 @@ pub(crate) enum Sample {
     Echo(EchoSample),
     Accept(AcceptSample),
     Idle(IdleSample),
+    Broadcast(BroadcastSample),
 }
 
 impl Sample {
@@ -34,6 +37,7 @@ impl Sample {
             Self::Echo(sample) => sample.cpu_us,
             Self::Accept(sample) => sample.cpu_us,
             Self::Idle(sample) => sample.bytes,
+            Self::Broadcast(sample) => sample.cpu_us,
         }
     }
 }
@@ -45,6 +49,7 @@ impl Row {
             Self::Echo(load) => load.tls,
             Self::Accept(load) => load.tls.is_some(),
             Self::Idle(load) => load.tls,
+            Self::Broadcast(_) => false,
         }
     }
 
@@ -54,6 +59,7 @@ impl Row {
             Self::Echo(load) => Self::Echo(EchoLoad { tls: false, ..load }),
             Self::Accept(load) => Self::Accept(AcceptLoad { tls: None, ..load }),
             Self::Idle(load) => Self::Idle(IdleLoad { tls: false, ..load }),
+            Self::Broadcast(_) => self,
         }
     }
 }
@@ -62,10 +68,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Echo(load) => {
-                match load.size {
-                    size if size >= 1024 && size % 1024 == 0 => write!(f, "{} KiB", size / 1024)?,
-                    size => write!(f, "{size} B")?,
-                }
+                write_size(f, load.size)?;
                 write!(f, ", {} in flight", load.in_flight)?;
                 write!(f, ", {} connections", load.connections)?;
                 f.write_str(if load.text { ", text" } else { "" })?;
@@ -83,7 +86,19 @@ impl fmt::Display for Row {
                 write!(f, "{} idle connections", load.connections)?;
                 f.write_str(if load.tls { ", TLS" } else { "" })
             }
+            Self::Broadcast(load) => {
+                write_size(f, load.size)?;
+                write!(f, " to {} members, {} in flight", load.members, load.in_flight)
+            }
         }
+    }
+}
+
+fn write_size(f: &mut fmt::Formatter<'_>, size: usize) -> fmt::Result {
+    if size >= 1024 && size.is_multiple_of(1024) {
+        write!(f, "{} KiB", size / 1024)
+    } else {
+        write!(f, "{size} B")
     }
 }
 
@@ -93,14 +108,19 @@ pub(crate) struct Kinds {
     pub(crate) echo: bool,
     pub(crate) accept: bool,
     pub(crate) idle: bool,
+    pub(crate) broadcast: bool,
 }
 
-/// Which rows there are: without TLS, with it, or both.
+/// Which rows there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
+    /// Those without TLS.
     Plain,
+    /// Those with TLS.
     Tls,
-    Both,
+    /// Those with one publisher, which are without TLS too.
+    Broadcast,
+    All,
 }
 
 /// How large the loads are, of the rows with TLS or of those without.
@@ -110,6 +130,14 @@ pub(crate) struct Loads {
     pub(crate) in_flight: Vec<usize>,
     pub(crate) connections: Vec<usize>,
     pub(crate) cycles: usize,
+}
+
+/// How large the loads with one publisher are.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Crowds {
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) in_flight: Vec<usize>,
+    pub(crate) members: Vec<usize>,
 }
 
 /// What is measured, and how thoroughly.
@@ -129,12 +157,13 @@ pub(crate) struct Plan {
     pub(crate) scope: Scope,
     pub(crate) plain: Loads,
     pub(crate) tls: Loads,
+    pub(crate) broadcast: Crowds,
     pub(crate) text: bool,
     pub(crate) idle_connections: usize,
 }
 
 impl Plan {
-    /// Every row, with windows long enough for `/proc/PID/stat`: about twenty minutes.
+    /// Every row, with windows long enough for `/proc/PID/stat`: more than twenty minutes.
     pub(crate) fn full() -> Self {
         Self {
             rounds: 3,
@@ -145,8 +174,8 @@ impl Plan {
             },
             hold: Duration::from_secs(1),
             time_limit: Duration::from_secs(30 * 60),
-            kinds: Kinds { echo: true, accept: true, idle: true },
-            scope: Scope::Both,
+            kinds: Kinds { echo: true, accept: true, idle: true, broadcast: true },
+            scope: Scope::All,
             plain: Loads {
                 sizes: vec![16, 1024, 16 * 1024],
                 in_flight: vec![1, 16],
@@ -160,13 +189,14 @@ impl Plan {
                 // A handshake costs both sides more than twenty times as much as the rest.
                 cycles: 2_000,
             },
+            broadcast: Crowds { sizes: vec![256], in_flight: vec![1, 16], members: vec![1_000] },
             text: false,
             idle_connections: 5_000,
         }
     }
 
-    /// The rows with 50 connections and the accepting, in less than a minute with all targets; TLS only
-    /// if it is asked for.
+    /// The rows with 50 connections and the accepting, in less than a minute with all targets; TLS and
+    /// broadcasts only if they are asked for.
     pub(crate) fn quick() -> Self {
         let mut plan = Self::full();
         plan.timing.warm_up = Duration::from_millis(50);
@@ -174,6 +204,7 @@ impl Plan {
         plan.timing.slices = 3;
         plan.time_limit = Duration::from_secs(60);
         plan.kinds.idle = false;
+        plan.kinds.broadcast = false;
         plan.scope = Scope::Plain;
         plan.plain.connections = vec![50];
         plan.plain.cycles = 3_000;
@@ -184,13 +215,26 @@ impl Plan {
     /// The rows, in the order of the report.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        if self.scope != Scope::Tls {
+        if matches!(self.scope, Scope::Plain | Scope::All) {
             self.push_rows(&self.plain, false, &mut rows);
         }
-        if self.scope != Scope::Plain {
+        if matches!(self.scope, Scope::Tls | Scope::All) {
             self.push_rows(&self.tls, true, &mut rows);
         }
+        if self.kinds.broadcast && self.scope != Scope::Tls {
+            self.push_broadcasts(&mut rows);
+        }
         rows
+    }
+
+    fn push_broadcasts(&self, rows: &mut Vec<Row>) {
+        for &members in &self.broadcast.members {
+            for &in_flight in &self.broadcast.in_flight {
+                for &size in &self.broadcast.sizes {
+                    rows.push(Row::Broadcast(BroadcastLoad { members, size, in_flight }));
+                }
+            }
+        }
     }
 
     fn push_rows(&self, loads: &Loads, tls: bool, rows: &mut Vec<Row>) {

@@ -31,6 +31,7 @@ pub(crate) struct Target {
     /// The name in the report and for `--only`.
     pub(crate) name: &'static str,
     pub(crate) role: Role,
+    does: Does,
     /// The program's name among what cargo builds.
     program: &'static str,
     /// What follows the address on its command line.
@@ -43,12 +44,30 @@ impl Target {
 
     /// Those of `targets` that a row is measured with, and what it is compared with.
     pub(crate) fn of_row(row: &Row, targets: &[Self]) -> Vec<Self> {
-        if !row.is_tls() {
-            return targets.to_vec();
-        }
-        let reference = targets.contains(&OURS).then_some(Self::WITHOUT_TLS);
-        let able = targets.iter().filter(|it| it.role != Role::Bare).copied();
+        let able = targets.iter().filter(|it| it.is_for(row)).copied();
+        let reference = (row.is_tls() && targets.contains(&OURS)).then_some(Self::WITHOUT_TLS);
         reference.into_iter().chain(able).collect()
+    }
+
+    /// Whether it can be measured with that row, and says something there.
+    pub(crate) fn is_for(&self, row: &Row) -> bool {
+        match row {
+            // Of one message there is nothing to gather.
+            Row::Broadcast(load) if self.role == Role::Coalesced => load.in_flight > 1,
+            Row::Broadcast(_) => self.does == Does::Broadcast,
+            _ => self.does == Does::Echo && !(row.is_tls() && self.role == Role::Bare),
+        }
+    }
+
+    /// Whether its program is an example of coracle's.
+    fn is_example(&self) -> bool {
+        matches!(self.role, Role::Ours | Role::Loop | Role::WithoutTls)
+    }
+
+    /// Whether a word of `--only` means it: its name, or what is behind the comma in it.
+    fn is_called(&self, word: &str) -> bool {
+        let variant = self.name.split_once(", ").map(|(_, variant)| variant);
+        self.name == word || variant == Some(word) || (self.role == Role::Peer && word == "peers")
     }
 
     /// What of a row this target gets.
@@ -62,25 +81,37 @@ impl Target {
 pub(crate) enum Role {
     /// The lower limit.
     Bare,
+    /// The same that sends all that it has read at once, in a row with one publisher.
+    Coalesced,
     /// The library that this package belongs to.
     Ours,
+    /// The same without its rooms, in a row with one publisher.
+    Loop,
     /// The same without TLS, in a row with TLS.
     WithoutTls,
     /// Another library.
     Peer,
 }
 
+/// What a server does with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Echo,
+    Broadcast,
+}
+
 const OURS: Target = Target {
     name: "coracle",
     role: Role::Ours,
+    does: Does::Echo,
     program: "echo",
     // As many as the peers use: everything runs on one core.
     flags: &["--workers", "1"],
 };
 
 /// Every target, in the order of the tables.
-pub(crate) const TARGETS: [Target; 10] = [
-    Target { name: "bare", role: Role::Bare, program: "bare", flags: &[] },
+pub(crate) const TARGETS: [Target; 18] = [
+    Target { name: "bare", role: Role::Bare, does: Does::Echo, program: "bare", flags: &[] },
     OURS,
     peer("tokio-tungstenite", "peer-tokio-tungstenite", &[]),
     peer("tokio-tungstenite+cork", "peer-tokio-tungstenite", &["--cork"]),
@@ -90,26 +121,50 @@ pub(crate) const TARGETS: [Target; 10] = [
     peer("tokio-websockets+cork", "peer-tokio-websockets", &["--cork"]),
     peer("async-tungstenite", "peer-async-tungstenite", &[]),
     peer("async-tungstenite+cork", "peer-async-tungstenite", &["--cork"]),
+    broadcast("bare", Role::Bare, "broadcast-bare", &[]),
+    broadcast("bare, coalesced", Role::Coalesced, "broadcast-bare", &["--cork"]),
+    broadcast("coracle", Role::Ours, "broadcast", &["--workers", "1"]),
+    broadcast("coracle, loop", Role::Loop, "broadcast", &["--workers", "1", "--loop"]),
+    broadcast("tokio-tungstenite", Role::Peer, "broadcast-tokio-tungstenite", &[]),
+    broadcast("tokio-tungstenite+cork", Role::Peer, "broadcast-tokio-tungstenite", &["--cork"]),
+    broadcast("tokio-websockets", Role::Peer, "broadcast-tokio-websockets", &[]),
+    broadcast("tokio-websockets+cork", Role::Peer, "broadcast-tokio-websockets", &["--cork"]),
 ];
 
 const fn peer(name: &'static str, program: &'static str, flags: &'static [&'static str]) -> Target {
-    Target { name, role: Role::Peer, program, flags }
+    Target { name, role: Role::Peer, does: Does::Echo, program, flags }
+}
+
+const fn broadcast(
+    name: &'static str,
+    role: Role,
+    program: &'static str,
+    flags: &'static [&'static str],
+) -> Target {
+    Target { name, role, does: Does::Broadcast, program, flags }
+}
+
+/// What all targets are called, each name once.
+pub(crate) fn names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for target in TARGETS {
+        if !names.contains(&target.name) {
+            names.push(target.name);
+        }
+    }
+    names
 }
 
 /// The targets that a list like `bare,peers` names.
 pub(crate) fn select(list: &str) -> Result<Vec<Target>> {
-    let names: Vec<&str> = list.split(',').map(str::trim).collect();
-    for name in &names {
-        if *name != "peers" && TARGETS.iter().all(|it| it.name != *name) {
-            let known: Vec<&str> = TARGETS.iter().map(|it| it.name).collect();
-            return Err(
-                format!("no target `{name}`; there are: peers, {}", known.join(", ")).into()
-            );
+    let words: Vec<&str> = list.split(',').map(str::trim).collect();
+    for word in &words {
+        if !TARGETS.iter().any(|it| it.is_called(word)) {
+            let known = names().join(", ");
+            return Err(format!("no target `{word}`; there are: peers, {known}").into());
         }
     }
-    let wanted = |target: &Target| {
-        names.contains(&target.name) || (target.role == Role::Peer && names.contains(&"peers"))
-    };
+    let wanted = |target: &Target| words.iter().any(|word| target.is_called(word));
     Ok(TARGETS.into_iter().filter(wanted).collect())
 }
 
@@ -123,12 +178,19 @@ impl Programs {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = here.parent().ok_or("this package has no parent directory")?;
         let mut programs = Self::default();
-        if targets.iter().any(|it| it.role != Role::Ours) {
+        if targets.iter().any(|it| !it.is_example()) {
             programs.cargo_build(here, &["--bins"])?;
         }
-        if targets.iter().any(|it| it.role == Role::Ours) {
-            programs.cargo_build(root, &["--example", "echo"]).map_err(|error| {
-                format!("{error}\ncoracle's echo example is needed; --only leaves it out")
+        let mut examples: Vec<&str> = Vec::new();
+        for target in targets.iter().filter(|it| it.is_example()) {
+            if !examples.contains(&target.program) {
+                examples.push(target.program);
+            }
+        }
+        if !examples.is_empty() {
+            let what: Vec<&str> = examples.iter().flat_map(|it| ["--example", *it]).collect();
+            programs.cargo_build(root, &what).map_err(|error| {
+                format!("{error}\ncoracle's examples are needed; --only leaves them out")
             })?;
         }
         Ok(programs)

@@ -15,8 +15,13 @@ const END: &[u8] = b"\r\n\r\n";
 
 /// The request that the load generator sends.
 pub fn request(host: &str) -> Vec<u8> {
+    request_to("/", host)
+}
+
+/// The same to another path.
+pub fn request_to(path: &str, host: &str) -> Vec<u8> {
     format!(
-        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     .into_bytes()
@@ -41,6 +46,12 @@ pub fn head_len(bytes: &[u8]) -> Option<usize> {
 /// Whether a complete head accepts [`request`].
 pub fn is_accepted(head: &[u8]) -> bool {
     head.starts_with(b"HTTP/1.1 101") && head.windows(ACCEPT.len()).any(|window| window == ACCEPT)
+}
+
+/// The path that the request in `head` asks for.
+pub fn path(head: &[u8]) -> Option<&str> {
+    let line = head.split(|&byte| byte == b'\r').next()?;
+    std::str::from_utf8(line).ok()?.split(' ').nth(1)
 }
 
 /// Writes the answer to the request in `head`; `None` if there is no key in it.
@@ -70,8 +81,9 @@ mod tests {
 
     #[test]
     fn our_request_gets_the_accept_of_the_rfc() {
-        let request = request("127.0.0.1");
+        let request = request_to("/pub", "127.0.0.1");
         assert_eq!(head_len(&request), Some(request.len()));
+        assert_eq!(path(&request), Some("/pub"));
         let mut response = Vec::new();
         assert!(respond(&request, &mut response).is_some());
         assert_eq!(head_len(&response), Some(response.len()));

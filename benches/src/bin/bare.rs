@@ -5,14 +5,14 @@
 //! that loses bytes is no limit.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use coracle_benches::{frame, peer, upgrade};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 /// The listener's mark among the events; connections are marked with their descriptor.
 const LISTENER: u64 = u64::MAX;
@@ -69,17 +69,7 @@ enum Turn {
 
 impl Loop {
     fn listen(address: SocketAddr) -> io::Result<Self> {
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let listener = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        sockopt::set_socket_reuseaddr(&listener, true)?;
-        // Inherited by what is accepted, so that accepting costs no call for it.
-        sockopt::set_tcp_nodelay(&listener, true)?;
-        rustix::net::bind(&listener, &address)?;
-        rustix::net::listen(&listener, 4096)?;
-        let listener = TcpListener::from(listener);
-        peer::announce(listener.local_addr()?)?;
-        let listener = OwnedFd::from(listener);
+        let listener = peer::listen(address)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mark = epoll::EventData::new_u64(LISTENER);
         epoll::add(&epoll, &listener, mark, EventFlags::IN)?;

@@ -1,21 +1,16 @@
 //! The load generator: one thread, its own masked frames, edge-triggered epoll.
 
 pub(crate) mod accept;
+pub(crate) mod broadcast;
 pub(crate) mod echo;
 pub(crate) mod idle;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
 
+use coracle_benches::poller::{Patience, Poller, STALL, reset_on_close};
 use coracle_benches::tls::{self, Connector};
 use coracle_benches::{frame, upgrade};
-use rustix::buffer::spare_capacity;
-use rustix::event::Timespec;
-use rustix::event::epoll::{self, Event, EventFlags};
-use rustix::io::Errno;
-use rustix::net::sockopt;
 use rustls::{ClientConnection, HandshakeKind};
 
 use crate::Result;
@@ -31,81 +26,6 @@ pub(crate) trait Sliced {
 
     /// What came of all slices.
     fn finish(self: Box<Self>) -> Result<Sample>;
-}
-
-/// A server that does nothing for this long has failed.
-const STALL: Duration = Duration::from_secs(5);
-
-/// Opening or cycling connections may not take longer than this, however steadily it goes on.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The end of [`PATIENCE`].
-struct Patience(Instant);
-
-impl Patience {
-    fn new() -> Self {
-        Self(Instant::now() + PATIENCE)
-    }
-
-    fn check(&self) -> Result<()> {
-        if Instant::now() < self.0 {
-            Ok(())
-        } else {
-            Err("the server is too slow to be measured".into())
-        }
-    }
-}
-
-/// Readiness of the load generator's sockets.
-struct Poller {
-    epoll: OwnedFd,
-    events: Vec<Event>,
-}
-
-/// What one socket is ready for.
-struct Ready {
-    /// As given to [`Poller::add`].
-    at: usize,
-    readable: bool,
-}
-
-impl Poller {
-    fn new() -> Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(1024),
-        })
-    }
-
-    /// Watches a socket in both directions, once and for all.
-    fn add(&self, socket: impl rustix::fd::AsFd, at: usize) -> Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
-        epoll::add(&self.epoll, socket, epoll::EventData::new_u64(at as u64), flags)?;
-        Ok(())
-    }
-
-    /// Waits until at least one socket is ready.
-    fn wait(&mut self) -> Result<impl Iterator<Item = Ready> + use<'_>> {
-        let timeout = Timespec::try_from(STALL)?;
-        self.events.clear();
-        loop {
-            let events = spare_capacity(&mut self.events);
-            match epoll::wait(&self.epoll, events, Some(&timeout)) {
-                Ok(0) => return Err("the server stalled".into()),
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(self.events.drain(..).map(|event| {
-            let data = event.data;
-            let flags = event.flags;
-            Ready {
-                at: data.u64() as usize,
-                readable: flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR),
-            }
-        }))
-    }
 }
 
 /// A connection after its upgrade.
@@ -236,12 +156,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         reset_on_close(&self.socket);
     }
-}
-
-/// Ends by a reset: a port in TIME_WAIT would be missing in the next measurement.
-fn reset_on_close(socket: impl rustix::fd::AsFd) {
-    // A socket that cannot do so is gone already.
-    let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 /// Bytes to echo: letters, so that they may also be text.

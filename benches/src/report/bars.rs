@@ -25,6 +25,9 @@ const TO_BEST_PEER: f64 = 1.0;
 /// To the bare loop, for one connection from its beginning to its end.
 const TO_BARE_ACCEPT: f64 = 1.2;
 
+/// To the bare loop, for one delivery of a message that is published alone.
+const TO_BARE_BROADCAST: f64 = 1.2;
+
 /// Resident memory of an idle connection, in bytes.
 const IDLE_BYTES: f64 = 1024.0;
 
@@ -95,6 +98,12 @@ fn bars_of(row: &Row, ours: &Compared, bars: &mut Vec<Bar>) {
         Row::Accept(_) => {
             let what = format!("{row}: × bare");
             bars.push(Bar::new(what, ours.to_bare, TO_BARE_ACCEPT));
+        }
+        // With more at once coracle does less than the plain loop, and what the other one does is no bar.
+        Row::Broadcast(load) if load.in_flight > 1 => {}
+        Row::Broadcast(_) => {
+            let what = format!("{row}: × bare");
+            bars.push(Bar::new(what, ours.to_bare, TO_BARE_BROADCAST));
         }
         Row::Idle(load) => {
             let what = format!("{row}: bytes each");

@@ -51,6 +51,7 @@ fn clocks(results: &[RowResult]) -> String {
             Sample::Echo(sample) => Some(&sample.cpu),
             Sample::Accept(sample) => Some(&sample.cpu),
             Sample::Idle(_) => None,
+            Sample::Broadcast(sample) => Some(&sample.cpu),
         })
         .collect();
     let from = |source| spent.iter().filter(|it| it.source == source).count();

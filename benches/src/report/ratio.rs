@@ -20,6 +20,8 @@ pub(crate) struct Compared {
     pub(crate) median: Option<f64>,
     pub(crate) min: Option<f64>,
     pub(crate) to_bare: Option<f64>,
+    /// In a row with one publisher: to the bare loop that sends what it has read at once.
+    pub(crate) to_coalesced: Option<f64>,
     /// In a row with TLS: to coracle without it.
     pub(crate) to_no_tls: Option<f64>,
     pub(crate) to_best_peer: Option<f64>,
@@ -28,7 +30,8 @@ pub(crate) struct Compared {
 /// Compares the targets of one row.
 pub(crate) fn compare(result: &RowResult) -> Vec<Compared> {
     let the = |role| result.targets.iter().find(|it| it.target.role == role);
-    let (bare, no_tls) = (the(Role::Bare), the(Role::WithoutTls));
+    let (bare, coalesced) = (the(Role::Bare), the(Role::Coalesced));
+    let no_tls = the(Role::WithoutTls);
     let best_peer = result
         .targets
         .iter()
@@ -42,6 +45,7 @@ pub(crate) fn compare(result: &RowResult) -> Vec<Compared> {
         median: median(costs(it)),
         min: costs(it).min_by(f64::total_cmp),
         to_bare: bare.and_then(|to| ratio(it, to)),
+        to_coalesced: coalesced.and_then(|to| ratio(it, to)),
         to_no_tls: no_tls.and_then(|to| ratio(it, to)),
         // Peers with TLS are no match for coracle without.
         to_best_peer: best_peer

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::ratio::{self, Compared};
 use crate::measure::{RowResult, TargetResult};
 use crate::plan::{Row, Sample};
+use crate::servers::Role;
 
 /// A figure beside the compared one: its heading, its value, and its decimals.
 struct Extra {
@@ -19,6 +20,7 @@ fn columns(row: &Row) -> (&'static str, usize, &'static [Extra]) {
         Row::Echo(_) => ("CPU µs/msg", 3, &ECHO),
         Row::Accept(_) => ("CPU µs/conn", 2, &ACCEPT),
         Row::Idle(_) => ("bytes/conn", 0, &IDLE),
+        Row::Broadcast(_) => ("CPU µs/delivery", 3, &BROADCAST),
     }
 }
 
@@ -77,15 +79,53 @@ const IDLE: [Extra; 1] = [Extra {
     decimals: 0,
 }];
 
+const BROADCAST: [Extra; 4] = [
+    Extra {
+        heading: "deliveries/CPU s",
+        value: |it| match it {
+            Sample::Broadcast(sample) => Some(1e6 / sample.cpu_us),
+            _ => None,
+        },
+        decimals: 0,
+    },
+    Extra {
+        heading: "deliveries/s",
+        value: |it| match it {
+            Sample::Broadcast(sample) => Some(sample.deliveries_per_s),
+            _ => None,
+        },
+        decimals: 0,
+    },
+    Extra {
+        heading: "p50 µs",
+        value: |it| match it {
+            Sample::Broadcast(sample) => Some(sample.p50_us),
+            _ => None,
+        },
+        decimals: 0,
+    },
+    Extra {
+        heading: "p99 µs",
+        value: |it| match it {
+            Sample::Broadcast(sample) => Some(sample.p99_us),
+            _ => None,
+        },
+        decimals: 0,
+    },
+];
+
 /// Prints one row's table.
 pub(super) fn print(out: &mut impl Write, result: &RowResult) -> io::Result<()> {
     let (cost, decimals, extras) = columns(&result.row);
     let mut heading = vec!["target", cost, "min"];
     heading.extend(extras.iter().map(|it| it.heading));
-    heading.extend([if result.row.is_tls() { "×no TLS" } else { "×bare" }, "×best peer"]);
+    heading.push(if result.row.is_tls() { "×no TLS" } else { "×bare" });
+    let coalesced = result.targets.iter().any(|it| it.target.role == Role::Coalesced);
+    heading.extend(coalesced.then_some("×coalesced"));
+    heading.push("×best peer");
     let mut lines = vec![heading.into_iter().map(str::to_owned).collect()];
     for (target, compared) in result.targets.iter().zip(ratio::compare(result)) {
-        lines.push(line(target, &compared, decimals, extras));
+        lines.push(line(target, &compared, decimals, extras, coalesced));
     }
     write_aligned(out, &lines)
 }
@@ -95,6 +135,7 @@ fn line(
     compared: &Compared,
     decimals: usize,
     extras: &[Extra],
+    coalesced: bool,
 ) -> Vec<String> {
     let mut cells = vec![
         compared.name.to_owned(),
@@ -105,6 +146,7 @@ fn line(
         cells.push(number(ratio::median_of(target, extra.value), extra.decimals));
     }
     cells.push(number(compared.to_bare.or(compared.to_no_tls), 2));
+    cells.extend(coalesced.then(|| number(compared.to_coalesced, 2)));
     cells.push(number(compared.to_best_peer, 2));
     if !target.errors.is_empty() {
         cells.push(format!("failed {}×", target.errors.len()));
