@@ -25,7 +25,13 @@ impl Link {
         ending.clean = ending.peer_closed && ending.then != Then::Linger;
         match ending.then {
             Then::FinishAnyway => self.finish(),
-            _ if ending.peer_closed => self.finish(),
+            _ if ending.peer_closed => {
+                let unread = match &mut self.transport {
+                    Some(transport) => transport.poll_unread(cx).is_ready(),
+                    None => false,
+                };
+                if unread { self.linger(cx) } else { self.finish() }
+            }
             Then::AwaitPeer | Then::Finish | Then::Linger => self.linger(cx),
         }
     }
@@ -50,7 +56,7 @@ impl Link {
         if self.stage == Stage::Lingering {
             // Ours has ended before.
             if let Some(ending) = &mut self.ending {
-                ending.clean = ending.then == Then::AwaitPeer;
+                ending.clean |= ending.then == Then::AwaitPeer;
             }
             self.finish();
         } else if self.codec.is_between_messages() {
