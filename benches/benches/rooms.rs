@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use coracle::{Server, ServerHandle, Session};
-use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 const SESSIONS: usize = 1000;
 const MEMBERS: usize = 10;
