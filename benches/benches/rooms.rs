@@ -15,7 +15,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use coracle::{Server, ServerHandle, Session};
-use futures_util::io::{AsyncReadExt, AsyncWriteExt};
+use smol::io::{AsyncReadExt, AsyncWriteExt};
 
 const SESSIONS: usize = 1000;
 const MEMBERS: usize = 10;
@@ -81,7 +81,8 @@ fn cycle(server: &ServerHandle, sessions: &[Session], names: &[String]) -> Cycle
     let full = resident();
     let mut state = 1_u64;
     let mut dice = |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % n
     };
     let picks: Vec<_> = (0..CHANGES).map(|_| (dice(names.len()), dice(MEMBERS))).collect();
@@ -111,7 +112,9 @@ fn timed(count: usize, work: impl FnOnce()) -> u64 {
     took.as_nanos() as u64 / count as u64
 }
 
-fn connect(server: &ServerHandle) -> Result<Vec<coracle::MemoryStream>, Box<dyn std::error::Error>> {
+fn connect(
+    server: &ServerHandle,
+) -> Result<Vec<coracle::MemoryStream>, Box<dyn std::error::Error>> {
     smol::block_on(async {
         let mut clients = Vec::new();
         for _ in 0..SESSIONS {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::ratio::{self, Compared};
 use super::table;
+use crate::load::broadcast::BroadcastLoad;
 use crate::measure::RowResult;
 use crate::plan::Row;
 use crate::servers::Role;
@@ -25,7 +26,10 @@ const TO_BEST_PEER: f64 = 1.0;
 /// To the bare loop, for one connection from its beginning to its end.
 const TO_BARE_ACCEPT: f64 = 1.2;
 
-/// To the bare loop, for one delivery of a message that is published alone.
+/// The one with one publisher.
+const BROADCAST: BroadcastLoad = BroadcastLoad { members: 1_000, size: 256, in_flight: 1 };
+
+/// To the bare loop, for one delivery of it.
 const TO_BARE_BROADCAST: f64 = 1.2;
 
 /// Resident memory of an idle connection, in bytes.
@@ -99,12 +103,12 @@ fn bars_of(row: &Row, ours: &Compared, bars: &mut Vec<Bar>) {
             let what = format!("{row}: × bare");
             bars.push(Bar::new(what, ours.to_bare, TO_BARE_ACCEPT));
         }
-        // With more at once coracle does less than the plain loop, and what the other one does is no bar.
-        Row::Broadcast(load) if load.in_flight > 1 => {}
-        Row::Broadcast(_) => {
+        // With more in flight coracle does less than the plain loop, and what the other does is no promise.
+        Row::Broadcast(load) if *load == BROADCAST => {
             let what = format!("{row}: × bare");
             bars.push(Bar::new(what, ours.to_bare, TO_BARE_BROADCAST));
         }
+        Row::Broadcast(_) => {}
         Row::Idle(load) => {
             let what = format!("{row}: bytes each");
             let bound = if load.tls { IDLE_TLS_BYTES } else { IDLE_BYTES };
