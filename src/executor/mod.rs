@@ -20,7 +20,7 @@ mod worker;
 pub(crate) use clock::{Clock, Time};
 pub(crate) use pool::Size;
 pub(crate) use reactor::Presumed;
-pub(crate) use tasks::panic_text;
+pub(crate) use tasks::{TaskId, panic_text};
 #[cfg(feature = "tls")]
 pub(crate) use worker::Place;
 pub(crate) use worker::{Registered, Timer, Worker};

@@ -28,6 +28,14 @@ pub(crate) struct TaskId(u32);
 impl TaskId {
     /// No task.
     pub(crate) const NONE: Self = Self(u32::MAX);
+
+    pub(crate) const fn number(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_number(number: u32) -> Self {
+        Self(number)
+    }
 }
 
 pub(crate) struct Tasks {

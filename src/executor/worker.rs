@@ -128,6 +128,16 @@ impl Worker {
         Timer { worker: Rc::clone(self), key: self.wheel.borrow_mut().insert() }
     }
 
+    /// The task that is running.
+    pub(crate) fn current(&self) -> TaskId {
+        self.tasks.current()
+    }
+
+    /// Has a task run, behind those that are to run already; nothing happens if there is none.
+    pub(crate) fn wake(&self, task: TaskId) {
+        self.tasks.wake(task);
+    }
+
     /// Wakes the task that runs after the worker has looked at its sockets and clocks again. Waking
     /// it at once would let it run again before that.
     pub(crate) fn yield_turn(&self) {

@@ -1,10 +1,15 @@
 //! How a publication gets into an outbox, and what happens when there is no room.
 
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::backlog::{Published, Waiting};
 use super::{Buffered, Encoded, Gap, Losses, Outbox, Request, SlowPeer, Terms};
+use crate::executor::TaskId;
 use crate::message::Message;
+
+/// There is no room for the whole of it, or something waits already.
+pub(crate) struct Behind;
 
 /// What has become of a publication for one peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,23 +26,31 @@ pub(crate) enum Fate {
 
 impl Outbox {
     /// Queues frames that many sessions share, if the peer is not behind and there is room for all of
-    /// them. False if it is to be done one by one.
-    pub(crate) fn try_push_run(&self, run: &Encoded, terms: &Terms) -> bool {
+    /// them. For the worker on which the session lives: it has to wake the driver that is returned.
+    ///
+    /// # Errors
+    ///
+    /// It is to be done one by one.
+    pub(crate) fn try_push_run(&self, run: &Encoded, terms: &Terms) -> Result<TaskId, Behind> {
         let mut state = self.lock();
         if state.closed {
-            return true;
+            return Ok(TaskId::NONE);
         }
         let simple = !state.stalled && state.backlog.is_none();
         if !simple || !state.has_room(run.messages, run.payload, terms) {
-            return false;
+            return Err(Behind);
         }
         state.count(terms, |buffered| {
             buffered.messages += run.messages;
             buffered.bytes += run.payload;
         });
         state.fill(|batch| batch.push_encoded(run.clone()));
-        self.pushed(state);
-        true
+        // As in `unpark`.
+        if !self.parked.load(Ordering::Relaxed) {
+            return Ok(TaskId::NONE);
+        }
+        self.parked.store(false, Ordering::Relaxed);
+        Ok(TaskId::from_number(self.task.load(Ordering::Relaxed)))
     }
 
     /// Queues a publication. `policy` says what happens when there is no room, unless the session has a

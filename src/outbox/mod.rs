@@ -17,7 +17,7 @@ mod slow;
 mod tests;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -25,13 +25,14 @@ use bytes::Bytes;
 use event_listener::{Event, EventListener};
 
 use crate::error::SendError;
+use crate::executor::TaskId;
 use crate::message::{Kind, Message};
 use crate::protocol::Protocol;
 use crate::ws::CloseFrame;
 
 use backlog::{Backlog, Waiting};
 pub(crate) use backlog::{Form, Published};
-pub(crate) use batch::{Batch, MAX_SLICES, RAW_BATCH};
+pub(crate) use batch::{Batch, KEPT_SMALL, MAX_SLICES, RAW_BATCH};
 pub(crate) use budget::Terms;
 pub(crate) use deliver::Fate;
 pub use prepared::Prepared;
@@ -134,6 +135,8 @@ pub(crate) struct Outbox {
     parked: AtomicBool,
     /// The session's; here because there is room for it.
     pub(crate) protocol: Protocol,
+    /// Who drives the session, for those on its own worker: it costs them less than the waker.
+    task: AtomicU32,
     /// Told when there is room again, and when there never will be.
     room: Event,
 }
@@ -299,7 +302,8 @@ impl Outbox {
     pub(crate) fn of(protocol: Protocol) -> Self {
         let state = State { protocol, ..State::default() };
         let (parked, room) = (AtomicBool::new(false), Event::new());
-        Self { state: Mutex::new(state), parked, protocol, room }
+        let task = AtomicU32::new(TaskId::NONE.number());
+        Self { state: Mutex::new(state), parked, protocol, task, room }
     }
 
     #[cfg(test)]
@@ -320,6 +324,11 @@ impl Outbox {
         }
         self.parked.store(false, Ordering::Relaxed);
         state.driver.clone()
+    }
+
+    /// For the driver, when it begins: which task it is.
+    pub(crate) fn driven_by(&self, task: TaskId) {
+        self.task.store(task.number(), Ordering::Relaxed);
     }
 
     /// For the driver, when it runs: what is put in from now on need not wake it, because it looks

@@ -354,8 +354,7 @@ impl<H: Handler> Station<H> {
     ) {
         worker.spawn(Rc::clone(self).take_in(Rc::clone(&worker), intake));
         let hub = &self.crew.hub;
-        let (delivering, home) = (Arc::clone(hub), self.index as u16);
-        worker.spawn(delivering.deliver(home));
+        worker.spawn(Arc::clone(hub).deliver(Rc::clone(&worker)));
         #[cfg(feature = "tls")]
         if let Some(tls) = self.crew.tls.as_ref().filter(|_| self.index == 0) {
             if let Some(every) = tls.settings().watch {

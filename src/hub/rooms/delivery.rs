@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -14,14 +15,15 @@ use futures_lite::future;
 use super::publication::{Item, Publication};
 use super::room::{Room, Seats};
 use super::{Counts, Index, lock};
+use crate::executor::Worker;
 use crate::hub::{Hub, Member, SessionId};
 use crate::message::CloseCode;
-use crate::outbox::{Encoded, Fate, Form, Published, Request, Shape};
+use crate::outbox::{Encoded, Fate, Form, KEPT_SMALL, Published, Request, Shape};
 use crate::ws::{CloseFrame, Header};
 
-/// Members that are handed something before they have their turn to send it. Their batches are in use at
-/// the same time, so they should not be more than a thread keeps ([`crate::outbox`]).
-const MEMBERS_PER_TURN: usize = 128;
+/// Members that are handed something before they have their turn to send it: their batches are in use at
+/// the same time.
+const MEMBERS_PER_TURN: usize = KEPT_SMALL;
 
 /// What one worker delivers at present: a run for the members of one room.
 struct Delivery {
@@ -72,7 +74,8 @@ impl Run {
 impl Hub {
     /// Hands on what is published to the members that live on this worker, until the server stops: then what
     /// is there, at once, and nothing more.
-    pub(crate) async fn deliver(self: Arc<Self>, worker: u16) {
+    pub(crate) async fn deliver(self: Arc<Self>, home: Rc<Worker>) {
+        let worker = home.index() as u16;
         let posts = &self.rooms.posts;
         let _closing = Closing { index: &self.rooms, worker };
         let mut waiting = VecDeque::new();
@@ -88,7 +91,7 @@ impl Hub {
             under_way.extend(fresh);
             let mut left = if stopping { usize::MAX } else { MEMBERS_PER_TURN };
             while let Some(mut delivery) = under_way.pop_front() {
-                if self.go_on(&mut delivery, &mut left) {
+                if self.go_on(&home, &mut delivery, &mut left) {
                     under_way.extend(self.begin(worker, delivery.room));
                 } else {
                     // Behind the other rooms.
@@ -101,7 +104,7 @@ impl Hub {
                 return;
             }
             if !under_way.is_empty() {
-                yield_to_members().await;
+                yield_to_members(&home).await;
             }
         }
     }
@@ -123,7 +126,7 @@ impl Hub {
     }
 
     /// Hands a run to the next members. False if some are left.
-    fn go_on(&self, delivery: &mut Delivery, left: &mut usize) -> bool {
+    fn go_on(&self, home: &Worker, delivery: &mut Delivery, left: &mut usize) -> bool {
         let Delivery { room, run, crowd, at } = delivery;
         match crowd {
             Crowd::Everyone(members) => {
@@ -133,7 +136,7 @@ impl Hub {
                     }
                     *left -= 1;
                     *at += 1;
-                    self.hand(room, run, member, 0);
+                    self.hand(home, room, run, member, 0);
                 }
             }
             Crowd::Seats(seats) => {
@@ -144,7 +147,7 @@ impl Hub {
                     }
                     if let Some(seat) = seats.get(*at) {
                         *left -= 1;
-                        self.hand(room, run, &seat.member, seat.from);
+                        self.hand(home, room, run, &seat.member, seat.from);
                     }
                     *at += 1;
                 }
@@ -154,12 +157,12 @@ impl Hub {
     }
 
     /// Hands a run to one member: in one piece if it is not behind, else one by one.
-    fn hand(&self, room: &Room, run: &Run, member: &Arc<Member>, from: u64) {
+    fn hand(&self, home: &Worker, room: &Room, run: &Run, member: &Member, from: u64) {
         let first = run.items.first().map_or(0, |(number, _)| *number);
         if from <= first && !run.excepted.contains(&member.id) {
             if let Some(encoded) = run.in_shape(member.shape()) {
-                if member.outbox.try_push_run(encoded, &self.terms) {
-                    return;
+                if let Ok(driver) = member.outbox.try_push_run(encoded, &self.terms) {
+                    return home.wake(driver);
                 }
             }
         }
@@ -233,14 +236,14 @@ impl Hub {
 }
 
 /// Lets those run that have just been woken, and whoever stands in the line.
-async fn yield_to_members() {
+async fn yield_to_members(home: &Worker) {
     let mut yielded = false;
-    poll_fn(|cx| {
+    poll_fn(|_| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }
         // By the same way as they are woken: so it comes behind them.
-        cx.waker().wake_by_ref();
+        home.wake(home.current());
         Poll::Pending
     })
     .await;

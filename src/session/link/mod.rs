@@ -117,6 +117,7 @@ impl Link {
     ) -> Self {
         let hub = &member.hub;
         member.counters.bytes_in.add(input.len());
+        member.outbox.driven_by(worker.current());
         let mut timers = Timers::new(worker, &hub.config.timeouts);
         let codec = match member.protocol() {
             Protocol::WebSocket => Codec::default(),
