@@ -359,14 +359,15 @@ pub struct Limits {
     /// Slowest request head, in bytes per second, counted from its first byte after a grace of
     /// two seconds. Default 256; below it 408.
     pub head_bytes_per_second: u32,
-    /// Messages that may wait for one peer. Default 1 024.
+    /// Messages that may wait for one peer; of publications a quarter more. Default 1 024.
     pub outbox_messages: usize,
-    /// Bytes of payload that may wait for one peer. Default 1 MiB. A single larger message is
-    /// taken when nothing else waits.
+    /// Bytes of payload that may wait for one peer; of publications a quarter more. Default 1 MiB. A single
+    /// larger message is taken when nothing else waits.
     pub outbox_bytes: usize,
-    /// Bytes of payload that may wait for all peers together; when it is more, the sessions for which
-    /// the most waits are closed with 1013 and [`Cause::OverBudget`](crate::Cause::OverBudget), the
-    /// largest first. Default `None`: an eighth of the machine's memory.
+    /// Bytes that may wait for all peers together, each message with 192 bytes more than its payload; when it
+    /// is more, the sessions for which the most waits are closed with 1013 and
+    /// [`Cause::OverBudget`](crate::Cause::OverBudget), the largest first. Default `None`: an eighth of the
+    /// memory of the machine, or of its container, if that may have less.
     ///
     /// Sessions for which no more than 4 KiB wait are not counted.
     pub outboxes_bytes: Option<usize>,

@@ -84,6 +84,25 @@ fn a_presence_names_the_session_and_since_when_it_is_there() {
 }
 
 #[test]
+fn the_events_of_a_room_are_counted() {
+    let (told, events) = heard();
+    let told = Mutex::new(told);
+    let server = start(named(Server::builder().on_presence(move |event| {
+        told.lock().unwrap().send((event.number, event.members, event.change)).unwrap();
+        None
+    })));
+    let ada = client(&server, "Ada");
+    assert_eq!(events.next(), (1, 1, PresenceChange::Joined));
+    let bob = client(&server, "Bob");
+    assert_eq!(events.next(), (2, 2, PresenceChange::Joined));
+    bob.goodbye();
+    assert_eq!(events.next(), (3, 1, PresenceChange::Left));
+    ada.goodbye();
+    assert_eq!(events.next(), (4, 0, PresenceChange::Left));
+    server.finish();
+}
+
+#[test]
 fn joining_once_more_changes_what_others_see() {
     let server = start(Server::builder().on_presence(say).on_message(
         async |session: &Session, name: Message| session.join_as("room", name.as_text().unwrap()),

@@ -396,6 +396,41 @@ fn what_no_worker_has_handed_on_is_bounded() {
     server.finish();
 }
 
+// More was published in one turn than may wait for one peer, and all members were closed for being slow before
+// they had their turn.
+#[test]
+fn a_burst_is_handed_on_in_portions_that_members_can_take() {
+    const BURST: usize = 5000;
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .on_open(async |session: &Session| {
+                session.join("one")?;
+                session.join("two")
+            })
+            .on_message(async |session: &Session, _: Message| {
+                let rooms = session.rooms();
+                for n in 0..BURST {
+                    rooms.publish(["one", "two"][n % 2], n.to_string()).await;
+                }
+            }),
+    );
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    eventually("all are in", || server.handle.rooms().size("two") == 3);
+    clients[0].send_frame(TEXT, b"go");
+    for client in &mut clients {
+        let mut next = [0, 1];
+        for _ in 0..BURST {
+            let n: usize = client.expect_text().parse().unwrap();
+            assert_eq!(n, next[n % 2], "of its room");
+            next[n % 2] += 2;
+        }
+    }
+    assert_eq!(server.handle.rooms().stats().too_slow, 0);
+    clients.into_iter().for_each(Raw::goodbye);
+    server.finish();
+}
+
 #[test]
 fn a_server_that_stops_lets_nobody_wait_who_publishes() {
     let server = start(

@@ -53,8 +53,17 @@ struct Slow {
 /// More than the pipe holds, so that its session waits for its peer.
 const STALLING: usize = PIPE + 1000;
 
+/// Sends what the pipe does not hold, and waits until the session waits for its peer.
+fn stall(session: &Session) {
+    let before = session.traffic().bytes_out;
+    session.try_send(vec![0; STALLING]).unwrap();
+    eventually("the pipe is full", || session.traffic().bytes_out == before + PIPE as u64);
+    // While it is being written it is off the books.
+    eventually("it is back on the books", || session.buffered().messages == 1);
+}
+
 impl Slow {
-    /// Four messages may wait, the one that stalls included.
+    /// Four messages may wait, of publications one more, the message that stalls included.
     fn start(configure: impl FnOnce(Builder<Closures>) -> Builder<Closures>) -> Self {
         let (opens, sessions) = heard();
         let (drained, drains) = heard();
@@ -70,8 +79,7 @@ impl Slow {
     fn stalled(&self) -> (Pipe, Session) {
         let client = Pipe::connect(&self.server);
         let session = self.sessions.next();
-        session.try_send(vec![0; STALLING]).unwrap();
-        await_full_pipe(&session);
+        stall(&session);
         (client, session)
     }
 
@@ -115,9 +123,9 @@ fn by_default_a_member_that_never_reads_is_closed_when_its_bound_is_reached() {
     let it = Slow::start(|builder| builder.workers(1));
     let mut witness = it.witness();
     let (mut client, session) = it.stalled();
-    it.publish(&mut witness, 1..=3);
+    it.publish(&mut witness, 1..=4);
     assert!(session.is_open());
-    it.publish(&mut witness, 4..=4);
+    it.publish(&mut witness, 5..=5);
     assert!(!session.is_open());
     assert_eq!(client.read_frame().payload.len(), STALLING, "what was on its way is finished");
     assert_eq!(client.read_close(), (1013, "too slow".to_owned()));
@@ -125,9 +133,9 @@ fn by_default_a_member_that_never_reads_is_closed_when_its_bound_is_reached() {
     let closed = it.records.next();
     assert_closed(&closed, Side::Server, Cause::SlowPeer, Phase::Closing, Some(1013));
     assert!(closed.clean);
-    assert_eq!(closed.undelivered.messages, 3, "what waited was dropped with it: {closed}");
+    assert_eq!(closed.undelivered.messages, 4, "what waited was dropped with it: {closed}");
     assert_eq!(it.server.handle.rooms().stats().too_slow, 1);
-    it.publish(&mut witness, 5..=6);
+    it.publish(&mut witness, 6..=7);
     witness.goodbye();
     it.finish();
 }
@@ -142,15 +150,14 @@ fn the_newest_are_dropped_and_nothing_slips_in_before_the_gap_is_known() {
     let mut witness = it.witness();
     let (mut client, session) = it.stalled();
     it.publish(&mut witness, 1..=10);
-    assert_eq!(session.buffered().messages, 4);
+    assert_eq!(session.buffered().messages, 5);
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    // It has room again, and waits for its peer to take the next.
-    expect_texts(&mut client, &["1", "2", "3"]);
+    expect_texts(&mut client, &["1", "2", "3", "4"]);
     it.publish(&mut witness, 11..=12);
-    expect_texts(&mut client, &["7 missed (room:7)", "11", "12"]);
+    expect_texts(&mut client, &["6 missed (room:6)", "11", "12"]);
     let losses = session.losses();
-    assert_eq!((losses.dropped, losses.conflated), (7, 0));
-    assert_eq!(it.server.handle.rooms().stats().dropped, 7);
+    assert_eq!((losses.dropped, losses.conflated), (6, 0));
+    assert_eq!(it.server.handle.rooms().stats().dropped, 6);
     client.goodbye();
     witness.goodbye();
     it.finish();
@@ -163,13 +170,13 @@ fn a_gap_in_the_middle_of_the_queue_keeps_its_place() {
     });
     let mut witness = it.witness();
     let (mut client, session) = it.stalled();
-    it.publish(&mut witness, 1..=5);
-    // Room for one again, but nothing has been read: an answer is queued behind the gap.
+    it.publish(&mut witness, 1..=6);
+    // What was queued under the other policy is not dropped by this one, and the latest is kept.
     session.set_slow_peer(SlowPeer::DropOldest);
-    it.publish(&mut witness, 6..=6);
+    it.publish(&mut witness, 7..=9);
     assert!(matches!(session.try_send("direct"), Err(SendError::Full(_))));
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    expect_texts(&mut client, &["1 missed (room:1)", "2", "3", "2 missed (room:2)", "6"]);
+    expect_texts(&mut client, &["1", "2", "3", "4", "4 missed (room:4)", "9"]);
     session.try_send("direct").unwrap();
     expect_texts(&mut client, &["direct"]);
     client.goodbye();
@@ -185,10 +192,10 @@ fn the_oldest_are_dropped_and_the_gap_is_where_they_were() {
     let mut witness = it.witness();
     let (mut client, session) = it.stalled();
     it.publish(&mut witness, 1..=10);
-    assert_eq!(session.buffered().messages, 4);
+    assert_eq!(session.buffered().messages, 5);
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    expect_texts(&mut client, &["7 missed (room:7)", "8", "9", "10"]);
-    assert_eq!(session.losses().dropped, 7);
+    expect_texts(&mut client, &["6 missed (room:6)", "7", "8", "9", "10"]);
+    assert_eq!(session.losses().dropped, 6);
     client.goodbye();
     witness.goodbye();
     it.finish();
@@ -258,12 +265,12 @@ fn conflating_falls_back_on_dropping_the_oldest() {
     let mut witness = it.witness();
     let (mut client, session) = it.stalled();
     let rooms = it.server.handle.rooms();
-    for key in ["a", "b", "c", "d", "b"] {
+    for key in ["a", "b", "c", "d", "e", "b"] {
         rooms.try_publish("room", Publication::new(key).key(key)).unwrap();
         assert_eq!(witness.expect_text(), key);
     }
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    expect_texts(&mut client, &["1 missed (room:1)", "c", "d", "b"]);
+    expect_texts(&mut client, &["1 missed (room:1)", "c", "d", "e", "b"]);
     assert_eq!((session.losses().dropped, session.losses().conflated), (1, 1));
     client.goodbye();
     witness.goodbye();
@@ -278,10 +285,10 @@ fn when_everything_has_left_the_application_hears_that_the_peer_has_caught_up() 
     it.publish(&mut witness, 1..=5);
     assert_eq!(it.drains.try_next(), None);
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    expect_texts(&mut client, &["1", "2", "3"]);
+    expect_texts(&mut client, &["1", "2", "3", "4"]);
     assert_eq!(it.drains.next(), 0, "nothing waits");
     // A message that was given back is a reason, too.
-    session.try_send(vec![0; STALLING]).unwrap();
+    stall(&session);
     for _ in 0..3 {
         session.try_send("more").unwrap();
     }
@@ -312,7 +319,7 @@ fn a_closure_hears_of_it_too_also_behind_a_path() {
     );
     let mut client = Pipe::connect_to(&server, "/slow/phone");
     let session = sessions.next();
-    session.try_send(vec![0; STALLING]).unwrap();
+    stall(&session);
     assert!(session.try_send("too much").is_err());
     assert_eq!(client.read_frame().payload.len(), STALLING);
     assert_eq!(drains.next(), session.id());
@@ -331,7 +338,7 @@ fn a_session_has_a_policy_of_its_own_whatever_its_room_says() {
     it.publish(&mut witness, 1..=20);
     assert!(session.is_open() && !impatient.is_open());
     assert_eq!(patient.read_frame().payload.len(), STALLING);
-    expect_texts(&mut patient, &["18", "19", "20"]);
+    expect_texts(&mut patient, &["17", "18", "19", "20"]);
     assert_eq!(other.read_frame().payload.len(), STALLING);
     assert_eq!(other.read_close().0, 1013);
     drop(other);
@@ -386,7 +393,7 @@ fn what_is_said_about_a_gap_may_panic() {
     it.publish(&mut witness, 1..=9);
     assert_eq!(client.read_frame().payload.len(), STALLING);
     // What is behind the gap is delivered, as everything is that was queued before a close.
-    expect_texts(&mut client, &["7", "8", "9"]);
+    expect_texts(&mut client, &["6", "7", "8", "9"]);
     assert_eq!(client.read_close().0, 1011);
     drop(client);
     assert_eq!(it.records.next().cause, Cause::HandlerPanicked);
@@ -404,10 +411,106 @@ fn a_close_is_said_behind_what_waits_with_its_gap() {
     it.publish(&mut witness, 1..=9);
     session.close(CloseCode::NORMAL, "enough");
     assert_eq!(client.read_frame().payload.len(), STALLING);
-    expect_texts(&mut client, &["1", "2", "3", "6 missed (room:6)"]);
+    expect_texts(&mut client, &["1", "2", "3", "4", "5 missed (room:5)"]);
     assert_eq!(client.read_close(), (1000, "enough".to_owned()));
     drop(client);
     it.records.next();
     witness.goodbye();
     it.finish();
+}
+
+// While its handler was busy the peer had caught up, and then the handler closed the session. The drain that was
+// still to be told was taken for the end: no close frame, and nothing of what was queued.
+#[test]
+fn a_session_that_has_caught_up_and_is_closed_says_goodbye() {
+    let (closes, records) = heard();
+    let (release, released) = smol::channel::bounded::<()>(1);
+    let (opens, sessions) = heard();
+    let server = start(
+        Server::builder()
+            .configure(|config| config.limits.outbox_messages = 1)
+            .on_open(opened(&opens))
+            .on_message(async move |session: &Session, _: Message| {
+                session.try_send(vec![0; STALLING])?;
+                assert!(session.try_send("too much").is_err());
+                released.recv().await?;
+                session.try_send("the last word")?;
+                Ok::<_, coracle::BoxError>(Flow::Close(CloseCode::NORMAL, "done".into()))
+            })
+            .on_close(record(&closes)),
+    );
+    let mut client = Pipe::connect(&server);
+    let session = sessions.next();
+    client.send_frame(TEXT, b"go");
+    assert_eq!(client.read_frame().payload.len(), STALLING);
+    eventually("it has caught up", || session.traffic().messages_out == 1);
+    release.try_send(()).unwrap();
+    expect_texts(&mut client, &["the last word"]);
+    assert_eq!(client.read_close(), (1000, "done".to_owned()));
+    client.send_frame(CLOSE, &1000_u16.to_be_bytes());
+    assert!(records.next().clean);
+    server.finish();
+}
+
+// Nothing was said about the gap, so nothing was written behind it, and who waited for that waited for ever.
+#[test]
+fn a_message_writer_gets_its_turn_behind_a_gap_that_nobody_speaks_of() {
+    for _ in 0..50 {
+        let it = Slow::start(|builder| builder.workers(1).slow_peer(SlowPeer::DropNewest));
+        let mut witness = it.witness();
+        let (mut client, session) = it.stalled();
+        it.publish(&mut witness, 1..=6);
+        let writing = std::thread::spawn(move || {
+            within(async {
+                let mut writer = session.message_writer(coracle::Kind::Text);
+                writer.write("written").await?;
+                writer.finish().await
+            })
+        });
+        assert_eq!(client.read_frame().payload.len(), STALLING);
+        expect_texts(&mut client, &["1", "2", "3", "4", "written", ""]);
+        writing.join().unwrap().unwrap();
+        client.goodbye();
+        witness.goodbye();
+        it.finish();
+    }
+}
+
+#[test]
+fn a_key_belongs_to_its_room() {
+    let (opens, sessions) = heard();
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .room_policy(|room| match room {
+                "log" => SlowPeer::DropNewest,
+                _ => SlowPeer::Conflate,
+            })
+            .on_open(async move |session: &Session| {
+                for room in ["btc", "eth", "log", "sync"] {
+                    session.join(room).unwrap();
+                }
+                opens.send(session.clone()).unwrap();
+            }),
+    );
+    let mut client = Pipe::connect(&server);
+    let session = sessions.next();
+    stall(&session);
+    let rooms = server.handle.rooms();
+    for n in 0..3 {
+        for room in ["btc", "eth", "log"] {
+            let text = format!("{room} {n}");
+            rooms.try_publish(room, Publication::new(text).key("price")).unwrap();
+        }
+    }
+    rooms.try_publish("sync", "over").unwrap();
+    assert_eq!(client.read_frame().payload.len(), STALLING);
+    let mut got = Vec::new();
+    while got.last().is_none_or(|last| last != "over") {
+        got.push(String::from_utf8(client.read_frame().payload).unwrap());
+    }
+    got.sort();
+    assert_eq!(got, ["btc 2", "eth 2", "log 0", "log 1", "log 2", "over"]);
+    client.goodbye();
+    server.finish();
 }

@@ -31,11 +31,15 @@ use crate::shutdown::Shutdown;
 use crate::transport::Peer;
 use crate::ws::Agreement;
 
-/// What may wait for all peers together, if nothing is said: an eighth of the machine's memory.
+/// What may wait for all peers together, if nothing is said: an eighth of the memory of the machine, or of its
+/// container, if that may have less (control group v2, memory.max).
 fn default_budget() -> usize {
     let info = rustix::system::sysinfo();
-    let bytes = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
-    usize::try_from(bytes / 8).unwrap_or(usize::MAX)
+    #[allow(clippy::useless_conversion, reason = "it has 32 bits where pointers have")]
+    let machine = u64::from(info.totalram).saturating_mul(info.mem_unit.into());
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let container = limit.and_then(|limit| limit.trim().parse().ok()).unwrap_or(u64::MAX);
+    usize::try_from(machine.min(container) / 8).unwrap_or(usize::MAX)
 }
 
 pub(crate) struct Hub {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::Encoded;
 use super::batch::Batch;
-use super::slow::Gap;
+use super::slow::{Gap, SlowPeer};
 use crate::message::{Message, Text};
 use crate::protocol::Protocol;
 
@@ -33,6 +33,8 @@ pub(crate) struct Published {
     pub(crate) len: usize,
     pub(crate) key: Option<Text>,
     pub(crate) room: Option<Text>,
+    /// What may become of it.
+    pub(crate) policy: SlowPeer,
 }
 
 /// How it leaves.
@@ -42,7 +44,20 @@ pub(crate) enum Form {
     Raw(Message),
 }
 
+/// A key of one room.
+type Key = (Option<Text>, Text);
+
 impl Published {
+    /// By which it can be replaced.
+    fn key(&self) -> Option<Key> {
+        let key = self.key.as_ref().filter(|_| self.policy == SlowPeer::Conflate)?;
+        Some((self.room.clone(), key.clone()))
+    }
+
+    fn may_be_dropped(&self) -> bool {
+        matches!(self.policy, SlowPeer::DropOldest | SlowPeer::Conflate)
+    }
+
     pub(super) fn put(self, batch: &mut Batch) {
         match self.form {
             Form::Encoded(frame) => {
@@ -67,7 +82,7 @@ pub(super) struct Backlog {
     /// The number of the first entry.
     first: u64,
     /// Which entry has this key.
-    keys: HashMap<Text, u64>,
+    keys: HashMap<Key, u64>,
 }
 
 impl Backlog {
@@ -83,8 +98,8 @@ impl Backlog {
     pub(super) fn push(&mut self, bytes: usize, waiting: Waiting) {
         self.bytes += bytes;
         if let Waiting::Published(published) = &waiting {
-            if let Some(key) = &published.key {
-                self.keys.insert(key.clone(), self.first + self.entries.len() as u64);
+            if let Some(key) = published.key() {
+                self.keys.insert(key, self.first + self.entries.len() as u64);
             }
         }
         self.entries.push_back(waiting);
@@ -141,9 +156,9 @@ impl Backlog {
 
     /// The entry with this number is no longer the one with its key.
     fn forget(&mut self, published: &Published, number: u64) {
-        if let Some(key) = &published.key {
-            if self.keys.get(key) == Some(&number) {
-                self.keys.remove(key);
+        if let Some(key) = published.key() {
+            if self.keys.get(&key) == Some(&number) {
+                self.keys.remove(&key);
             }
         }
     }
@@ -171,9 +186,9 @@ impl Backlog {
         Some(batch)
     }
 
-    /// Drops the publication with this key, if one waits. Returns its length.
-    pub(super) fn conflate(&mut self, key: &Text) -> Option<usize> {
-        let number = self.keys.remove(key)?;
+    /// Drops the publication that this one replaces, if one waits. Returns its length.
+    pub(super) fn conflate(&mut self, by: &Published) -> Option<usize> {
+        let number = self.keys.remove(&by.key()?)?;
         let at = usize::try_from(number - self.first).ok()?;
         let entry = self.entries.get_mut(at)?;
         let Waiting::Published(published) = std::mem::replace(entry, Waiting::Gone) else {
@@ -194,18 +209,20 @@ impl Backlog {
         self.gone = 0;
         for (number, entry) in (self.first..).zip(&self.entries) {
             if let Waiting::Published(published) = entry {
-                if let Some(key) = &published.key {
+                if let Some(key) = published.key() {
                     // In their order: the last one with a key has it.
-                    self.keys.insert(key.clone(), number);
+                    self.keys.insert(key, number);
                 }
             }
         }
     }
 
-    /// Drops the oldest publication, and leaves a gap in its place. Returns its length; `None` if there is
-    /// none.
+    /// Drops the oldest publication that may be dropped, and leaves a gap in its place. Returns its length;
+    /// `None` if there is none.
     pub(super) fn drop_oldest(&mut self) -> Option<usize> {
-        let at = self.entries.iter().position(|it| matches!(it, Waiting::Published(_)))?;
+        let may_be_dropped =
+            |it: &Waiting| matches!(it, Waiting::Published(it) if it.may_be_dropped());
+        let at = self.entries.iter().position(may_be_dropped)?;
         let entry = self.entries.get_mut(at)?;
         let Waiting::Published(published) = std::mem::replace(entry, Waiting::Gone) else {
             return None;
@@ -217,7 +234,7 @@ impl Backlog {
         let before = self.entries.range_mut(..at).rfind(|it| !matches!(it, Waiting::Gone));
         if let Some(Waiting::Gap(gap)) = before {
             gap.add(published.room);
-            // Nothing in front of it has a number that is known.
+            // Nothing in front of it has a number that is known: what has a key may be dropped.
             self.entries.remove(at);
             self.first += 1;
         } else {

@@ -2,23 +2,44 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Bounds;
+use super::{Bounds, Buffered};
 
 /// A peer for which no more than this waits is not counted: so the small messages of those that keep up,
 /// which are most, touch no number that all workers share.
 const FREE: usize = 4 * 1024;
 
+/// What a message takes beside its payload where it waits by itself, its frame not counted: an entry of the
+/// backlog and what it points to.
+const OVERHEAD: usize = 192;
+
+/// What waits for one peer, as it is counted.
+#[inline]
+fn weigh(buffered: Buffered) -> usize {
+    buffered.messages.saturating_mul(OVERHEAD).saturating_add(buffered.bytes)
+}
+
 /// What an outbox is held to: its own bounds, and the memory of all.
 #[derive(Debug)]
 pub(crate) struct Terms {
-    pub(crate) bounds: Bounds,
+    pub(super) bounds: Bounds,
+    /// The bounds for publications. They are wider, because who sends and waits for room keeps an outbox
+    /// full, and that is no reason to close it.
+    pub(super) published: Bounds,
     budget: usize,
     used: AtomicUsize,
 }
 
 impl Terms {
     pub(crate) fn new(bounds: Bounds, budget: usize) -> Self {
-        Self { bounds, budget, used: AtomicUsize::new(0) }
+        let Bounds { messages, bytes } = bounds;
+        let more = |n: usize| n.saturating_add(n / 4);
+        let published = Bounds { messages: more(messages), bytes: more(bytes) };
+        Self { bounds, published, budget, used: AtomicUsize::new(0) }
+    }
+
+    /// What waiting for one peer counts; `None` if it is not counted.
+    pub(crate) fn counted(buffered: Buffered) -> Option<usize> {
+        Some(weigh(buffered)).filter(|bytes| *bytes > FREE)
     }
 
     /// Bytes that wait, as far as they are counted.
@@ -35,9 +56,10 @@ impl Terms {
         self.used() > self.budget
     }
 
-    /// For one peer so many bytes wait now, and before it were so many.
+    /// For one peer so much waits now, and before it was so much.
     #[inline]
-    pub(super) fn moved(&self, before: usize, now: usize) {
+    pub(super) fn moved(&self, before: Buffered, now: Buffered) {
+        let (before, now) = (weigh(before), weigh(now));
         if before > FREE || now > FREE {
             self.recount(before, now);
         }

@@ -36,8 +36,8 @@ impl Outbox {
         if state.closed {
             return Ok(TaskId::NONE);
         }
-        let simple = !state.stalled && state.backlog.is_none();
-        if !simple || !state.has_room(run.messages, run.payload, terms) {
+        let simple = !state.stalled && !state.paced && state.backlog.is_none();
+        if !simple || !state.has_room(run.messages, run.payload, &terms.published) {
             return Err(Behind);
         }
         state.count(terms, |buffered| {
@@ -53,21 +53,21 @@ impl Outbox {
         Ok(TaskId::from_number(self.task.load(Ordering::Relaxed)))
     }
 
-    /// Queues a publication. `policy` says what happens when there is no room, unless the session has a
-    /// policy of its own.
-    pub(crate) fn publish(&self, published: Published, policy: SlowPeer, terms: &Terms) -> Fate {
+    /// Queues a publication. Its policy says what happens when there is no room, unless the session has
+    /// one of its own.
+    pub(crate) fn publish(&self, mut published: Published, terms: &Terms) -> Fate {
         let mut state = self.lock();
         if state.closed {
             return Fate::Closed;
         }
-        let policy = state.slow.as_ref().and_then(|slow| slow.policy).unwrap_or(policy);
+        if let Some(policy) = state.slow.as_ref().and_then(|slow| slow.policy) {
+            published.policy = policy;
+        }
+        let policy = published.policy;
         let (mut dropped, mut conflated) = (0, 0);
         if policy == SlowPeer::Conflate {
             let backlog = state.backlog.as_mut();
-            let replaced = backlog
-                .zip(published.key.as_ref())
-                .and_then(|(backlog, key)| backlog.conflate(key));
-            if let Some(len) = replaced {
+            if let Some(len) = backlog.and_then(|backlog| backlog.conflate(&published)) {
                 state.count(terms, |buffered| {
                     buffered.messages -= 1;
                     buffered.bytes -= len;
@@ -76,7 +76,7 @@ impl Outbox {
             }
         }
         let mut full = false;
-        while !state.has_room(1, published.len, terms) {
+        while !state.has_room(1, published.len, &terms.published) {
             full = true;
             let backlog = state.backlog.get_or_insert_default();
             match policy {

@@ -213,8 +213,8 @@ impl State {
 
     /// Whether so much more may wait.
     #[inline]
-    fn has_room(&self, more: usize, len: usize, terms: &Terms) -> bool {
-        let (Buffered { messages, bytes }, bounds) = (self.buffered, &terms.bounds);
+    fn has_room(&self, more: usize, len: usize, bounds: &Bounds) -> bool {
+        let Buffered { messages, bytes } = self.buffered;
         let fits = messages.saturating_add(more) <= bounds.messages
             && bytes.saturating_add(len) <= bounds.bytes;
         // A message larger than the whole bound is taken when it is alone.
@@ -226,7 +226,7 @@ impl State {
     fn abandon(&mut self, terms: &Terms) -> impl Sized + use<> {
         self.closed = true;
         if !std::mem::replace(&mut self.released, true) {
-            terms.moved(self.buffered.bytes, 0);
+            terms.moved(self.buffered, Buffered::default());
         }
         (self.filling.take(), self.full.take(), self.backlog.take())
     }
@@ -234,10 +234,10 @@ impl State {
     /// Keeps the books.
     #[inline]
     fn count(&mut self, terms: &Terms, change: impl FnOnce(&mut Buffered)) {
-        let before = self.buffered.bytes;
+        let before = self.buffered;
         change(&mut self.buffered);
         if !self.released {
-            terms.moved(before, self.buffered.bytes);
+            terms.moved(before, self.buffered);
         }
     }
 
@@ -379,7 +379,7 @@ impl Outbox {
         if state.closed {
             return Err(Refused::Closed);
         }
-        if !state.has_room(1, len, terms) {
+        if !state.has_room(1, len, &terms.bounds) {
             state.congested = true;
             return Err(Refused::Full);
         }
@@ -507,8 +507,13 @@ impl Outbox {
     /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
     pub(crate) fn take(&self, written: Buffered, terms: &Terms) -> Taken {
         let mut state = self.settled(written, terms);
-        let rare = state.rare.take();
-        Taken { batch: state.pop(), rare, last: state.is_empty() }
+        let (rare, batch) = (state.rare.take(), state.pop());
+        let last = state.is_empty();
+        if batch.is_none() && state.awaited {
+            // There was a gap only, about which nothing is said: nothing is written that would tell them.
+            self.wake_senders(state);
+        }
+        Taken { batch, rare, last }
     }
 
     /// The same while messages have to wait: no batch. `last` says whether any message does.

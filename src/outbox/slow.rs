@@ -4,7 +4,8 @@ use crate::message::Text;
 
 /// What is done with a publication when as much as may wait for a peer does wait already.
 ///
-/// It is about what is [published](crate::Rooms::publish); [`Session::send`](crate::Session::send) waits,
+/// It is about what is [published](crate::Rooms::publish), for which the bounds are a quarter wider than for
+/// what is sent directly; [`Session::send`](crate::Session::send) waits,
 /// and [`Session::try_send`](crate::Session::try_send) gives the message back. What has been handed to the
 /// driver is on its way and is not dropped any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,9 @@ pub struct Gap {
     lost: Vec<(Option<Text>, u64)>,
 }
 
+/// Rooms that a gap names. A client that comes and goes may miss something of any number of them.
+const NAMED: usize = 64;
+
 impl Gap {
     /// How many there were.
     #[must_use]
@@ -41,12 +45,15 @@ impl Gap {
         self.lost.iter().map(|(_, count)| count).sum()
     }
 
-    /// How many of which room; `None` for what was published to all sessions, or to this one.
+    /// How many of which room; `None` for what was published to all sessions or to this one, and for what
+    /// was of more than 64 rooms.
     pub fn rooms(&self) -> impl Iterator<Item = (Option<&str>, u64)> {
         self.lost.iter().map(|(room, count)| (room.as_deref(), *count))
     }
 
     pub(super) fn add(&mut self, room: Option<Text>) {
+        let is_new = !self.lost.iter().any(|(it, _)| *it == room);
+        let room = room.filter(|_| !is_new || self.lost.len() < NAMED);
         match self.lost.iter_mut().find(|(it, _)| *it == room) {
             Some((_, count)) => *count += 1,
             None => self.lost.push((room, 1)),

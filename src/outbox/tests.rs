@@ -319,8 +319,9 @@ fn what_is_missing_is_in_a_gap_at_its_place() {
                         len: prepared.message().len(),
                         key: key.clone().map(Into::into),
                         room: Some("room".into()),
+                        policy,
                     };
-                    let fate = peer.outbox.publish(published, policy, &peer.terms);
+                    let fate = peer.outbox.publish(published, &peer.terms);
                     if let Fate::Queued { conflated: 1, .. } = fate {
                         replaced.push(last_with_key[&key]);
                     }
@@ -372,8 +373,9 @@ fn what_is_replaced_for_ever_takes_no_memory() {
             len: text.len(),
             key: key.map(Into::into),
             room: None,
+            policy: SlowPeer::Conflate,
         };
-        outbox.publish(published, SlowPeer::Conflate, &terms)
+        outbox.publish(published, &terms)
     };
     // It stays in front of all that is replaced.
     publish("first", None);

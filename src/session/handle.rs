@@ -266,7 +266,8 @@ impl Session {
     }
 
     /// Takes the session out of a room: nothing of it is queued for it any more, also not of what has been
-    /// published and not handed on yet. Returns false if it was no member.
+    /// published and not handed on yet; only what its worker is handing on in this moment, if this is called
+    /// by another thread. Returns false if it was no member.
     #[expect(clippy::must_use_candidate, reason = "called for what it does")]
     pub fn leave(&self, room: &str) -> bool {
         self.0.hub.rooms.leave(&self.0, room)

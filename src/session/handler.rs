@@ -138,8 +138,8 @@ pub trait Handler: Send + Sync + 'static {
         refused()
     }
 
-    /// There had been too much for the peer: a publication was dropped, or
-    /// [`try_send`](Session::try_send) gave a message back. Now the kernel has taken everything.
+    /// There had been too much for the peer: a publication was dropped, [`try_send`](Session::try_send) gave a
+    /// message back, or [`send`](Session::send) had to wait. Now the kernel has taken everything.
     ///
     /// # Errors
     ///

@@ -202,6 +202,7 @@ impl MessageWriter {
             };
             match member.outbox.try_push_fragment(&fragment, &member.hub.terms) {
                 Ok(()) => {
+                    member.hub.heed_budget();
                     drop(self.rest.split_to(len));
                     self.stage = if last { Stage::Over } else { Stage::Begun };
                     *room = None;

@@ -5,6 +5,7 @@
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -15,14 +16,14 @@ use futures_lite::future;
 use super::publication::{Item, Publication};
 use super::room::{Room, Seats};
 use super::{Counts, Index, lock};
-use crate::executor::Worker;
+use crate::executor::{Worker, panic_text};
 use crate::hub::{Hub, Member, SessionId};
 use crate::message::CloseCode;
-use crate::outbox::{Encoded, Fate, Form, KEPT_SMALL, Published, Request, Shape};
+use crate::outbox::{Encoded, Fate, Form, KEPT_SMALL, Published, RAW_BATCH, Request, Shape, Terms};
 use crate::ws::{CloseFrame, Header};
 
 /// Members that are handed something before they have their turn to send it: their batches are in use at
-/// the same time.
+/// the same time. And publications that are handed to one of them by one.
 const MEMBERS_PER_TURN: usize = KEPT_SMALL;
 
 /// What one worker delivers at present: a run for the members of one room.
@@ -40,10 +41,31 @@ enum Crowd {
     Everyone(Vec<Arc<Member>>),
 }
 
+/// What may still be handed on before the members have their turn.
+struct Turn {
+    /// Members, or publications where they are handed on one by one.
+    steps: usize,
+    /// Publications and bytes to one and the same member.
+    messages: usize,
+    bytes: usize,
+}
+
+impl Turn {
+    /// Whether a run is not too much for a member that gets it beside what it got before in this turn.
+    fn takes(&mut self, run: &Run) -> bool {
+        let fits = run.items.len() <= self.messages && run.bytes <= self.bytes;
+        self.messages = self.messages.saturating_sub(run.items.len());
+        self.bytes = self.bytes.saturating_sub(run.bytes);
+        fits
+    }
+}
+
 /// What a room was sent during one turn.
 pub(super) struct Run {
     items: Vec<(u64, Arc<Item>)>,
-    /// Those who do not get all of it.
+    /// Of their payload.
+    bytes: usize,
+    /// Those who do not get all of it, sorted.
     excepted: Vec<SessionId>,
     /// The frames of all items in a row, for each shape that somebody needs.
     runs: [OnceCell<Option<Encoded>>; Shape::COUNT],
@@ -51,8 +73,10 @@ pub(super) struct Run {
 
 impl Run {
     fn new(items: Vec<(u64, Arc<Item>)>) -> Self {
-        let excepted = items.iter().filter_map(|(_, item)| item.except).collect();
-        Self { items, excepted, runs: Default::default() }
+        let mut excepted: Vec<_> = items.iter().filter_map(|(_, item)| item.except).collect();
+        excepted.sort_unstable();
+        let bytes = items.iter().map(|(_, item)| item.len()).sum();
+        Self { items, bytes, excepted, runs: Default::default() }
     }
 
     /// `None` if a session of this shape must make its own.
@@ -64,8 +88,7 @@ impl Run {
                 [one] => one.clone(),
                 _ => frames.iter().map(|frame| &frame[..]).collect::<Vec<_>>().concat().into(),
             };
-            let payload = self.items.iter().map(|(_, item)| item.len()).sum();
-            Some(Encoded { frame, messages: self.items.len(), payload })
+            Some(Encoded { frame, messages: self.items.len(), payload: self.bytes })
         });
         run.as_ref()
     }
@@ -78,42 +101,64 @@ impl Hub {
         let worker = home.index() as u16;
         let posts = &self.rooms.posts;
         let _closing = Closing { index: &self.rooms, worker };
-        let mut waiting = VecDeque::new();
+        let mut waiting: VecDeque<Arc<Room>> = VecDeque::new();
         let mut under_way: VecDeque<Delivery> = VecDeque::new();
+        let mut members = Vec::new();
         loop {
-            if under_way.is_empty() {
+            if under_way.is_empty() && waiting.is_empty() {
                 future::or(posts.take(worker, &mut waiting), self.shutdown.stopping()).await;
             }
             // The sessions are about to close.
             let stopping = self.shutdown.is_stopping();
             posts.take_now(worker, &mut waiting);
-            let fresh = waiting.drain(..).filter_map(|room| self.begin(worker, room));
-            under_way.extend(fresh);
-            let mut left = if stopping { usize::MAX } else { MEMBERS_PER_TURN };
+            under_way.extend(waiting.drain(..).filter_map(|room| self.begin(worker, room)));
+            let mut turn = self.turn();
             while let Some(mut delivery) = under_way.pop_front() {
-                if self.go_on(&home, &mut delivery, &mut left) {
-                    under_way.extend(self.begin(worker, delivery.room));
-                } else {
-                    // Behind the other rooms.
-                    under_way.push_back(delivery);
+                let fits = turn.takes(&delivery.run);
+                if stopping {
+                    turn = Turn { steps: usize::MAX, messages: usize::MAX, bytes: usize::MAX };
+                } else if turn.steps == 0 || !fits {
+                    under_way.push_front(delivery);
                     break;
+                }
+                // What is handed on may be the application's, and panic when it is dropped: that costs
+                // this run, and no other.
+                let handed = catch_unwind(AssertUnwindSafe(|| {
+                    self.go_on(&home, &mut delivery, &mut turn, &mut members)
+                }));
+                let over = handed.unwrap_or_else(|panic| {
+                    self.endings.panicked();
+                    log::error!("room {:?}: {}", delivery.room.name, panic_text(&*panic));
+                    true
+                });
+                match over {
+                    // The next run in the next turn: this one has to be sent first.
+                    true => waiting.push_back(delivery.room),
+                    // Behind the other rooms.
+                    false => under_way.push_back(delivery),
                 }
             }
             self.heed_budget();
-            if stopping {
+            if stopping && waiting.iter().all(|room| room.is_delivered(worker)) {
                 return;
             }
-            if !under_way.is_empty() {
-                yield_to_members(&home).await;
-            }
+            yield_to_members(&home).await;
         }
     }
 
-    fn begin(&self, worker: u16, room: Arc<Room>) -> Option<Delivery> {
+    /// Half of what may wait for one peer: whoever is not behind has room for that.
+    fn turn(&self) -> Turn {
         let limits = &self.config.limits;
-        // Half of what may wait for one peer: whoever is not behind has room for that.
         let messages = (limits.outbox_messages / 2).max(1);
-        let share = room.take(worker, messages, limits.outbox_bytes / 2)?;
+        Turn { steps: MEMBERS_PER_TURN, messages, bytes: limits.outbox_bytes / 2 }
+    }
+
+    fn begin(&self, worker: u16, room: Arc<Room>) -> Option<Delivery> {
+        let Turn { messages, mut bytes, .. } = self.turn();
+        if self.config.deflate_threshold() < usize::MAX {
+            bytes = bytes.min(RAW_BATCH);
+        }
+        let share = room.take(worker, messages, bytes)?;
         let everyone = Arc::ptr_eq(&room, &self.rooms.everyone);
         let crowd = if everyone {
             let mut members = self.members();
@@ -125,53 +170,62 @@ impl Hub {
         Some(Delivery { room, run: Run::new(share.items), crowd, at: 0 })
     }
 
-    /// Hands a run to the next members. False if some are left.
-    fn go_on(&self, home: &Worker, delivery: &mut Delivery, left: &mut usize) -> bool {
+    /// Hands a run to the next members. Whether it was the last of them.
+    fn go_on(
+        &self,
+        home: &Worker,
+        delivery: &mut Delivery,
+        turn: &mut Turn,
+        next: &mut Vec<(Arc<Member>, u64)>,
+    ) -> bool {
         let Delivery { room, run, crowd, at } = delivery;
-        match crowd {
+        let over = match crowd {
             Crowd::Everyone(members) => {
-                for member in &members[*at..] {
-                    if *left == 0 {
-                        return false;
-                    }
-                    *left -= 1;
-                    *at += 1;
-                    self.hand(home, room, run, member, 0);
-                }
+                let some = members[*at..].iter().take(turn.steps);
+                next.extend(some.map(|member| (Arc::clone(member), 0)));
+                *at += next.len();
+                *at == members.len()
             }
+            // They are taken from the list first: what happens when something is handed to them is not for
+            // a lock that others wait for.
             Crowd::Seats(seats) => {
                 let seats = seats.lock();
-                while *at < seats.capacity() {
-                    if *left == 0 {
-                        return false;
-                    }
-                    if let Some(seat) = seats.get(*at) {
-                        *left -= 1;
-                        self.hand(home, room, run, &seat.member, seat.from);
-                    }
-                    *at += 1;
-                }
+                let end = seats.capacity().min(at.saturating_add(turn.steps));
+                let some = (*at..end).filter_map(|seat| seats.get(seat));
+                next.extend(some.map(|seat| (Arc::clone(&seat.member), seat.from)));
+                *at = end;
+                end == seats.capacity()
             }
+        };
+        let mut steps = 0;
+        for (member, from) in next.drain(..) {
+            steps += self.hand(home, room, run, &member, from);
         }
-        true
+        turn.steps = turn.steps.saturating_sub(steps);
+        over
     }
 
-    /// Hands a run to one member: in one piece if it is not behind, else one by one.
-    fn hand(&self, home: &Worker, room: &Room, run: &Run, member: &Member, from: u64) {
+    /// Hands a run to one member: in one piece if it is not behind, else one by one. Returns how many steps
+    /// that were.
+    fn hand(&self, home: &Worker, room: &Room, run: &Run, member: &Member, from: u64) -> usize {
         let first = run.items.first().map_or(0, |(number, _)| *number);
-        if from <= first && !run.excepted.contains(&member.id) {
+        if from <= first && run.excepted.binary_search(&member.id).is_err() {
             if let Some(encoded) = run.in_shape(member.shape()) {
                 if let Ok(driver) = member.outbox.try_push_run(encoded, &self.terms) {
-                    return home.wake(driver);
+                    home.wake(driver);
+                    return 1;
                 }
             }
         }
         let named = Some(room).filter(|room| !room.name.is_empty());
+        let mut steps = 1;
         for (number, item) in &run.items {
             if *number >= from && item.except != Some(member.id) {
                 self.hand_one(member, named, &item.publication);
+                steps += 1;
             }
         }
+        steps
     }
 
     /// Hands a publication to one session, by the policy of the room or of the session.
@@ -190,10 +244,10 @@ impl Hub {
             len: message.len(),
             key: key.clone(),
             room: room.map(|room| room.name.clone()),
+            policy: room.map_or(self.config.slow_peer, |room| room.policy),
         };
-        let policy = room.map_or(self.config.slow_peer, |room| room.policy);
         let counts = &self.rooms.counts;
-        match member.outbox.publish(published, policy, &self.terms) {
+        match member.outbox.publish(published, &self.terms) {
             Fate::Queued { dropped, conflated } => {
                 Counts::add(&counts.dropped, dropped);
                 Counts::add(&counts.conflated, conflated);
@@ -214,8 +268,9 @@ impl Hub {
 
     #[cold]
     fn relieve(&self) {
+        let counted = |it: &Arc<Member>| Terms::counted(it.outbox.buffered());
         let mut members: Vec<_> =
-            self.members().into_iter().map(|it| (it.outbox.buffered().bytes, it)).collect();
+            self.members().into_iter().filter_map(|it| Some((counted(&it)?, it))).collect();
         members.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         // With some air, so that not every message has to look for the largest again.
         let enough = self.terms.budget() / 8 * 7;

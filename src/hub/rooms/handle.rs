@@ -60,6 +60,9 @@ pub struct RoomStats {
     /// Sessions that were closed because too much waited for all together
     /// ([`Cause::OverBudget`](crate::Cause::OverBudget)).
     pub over_budget: u64,
+    /// Publications of [`Builder::on_presence`](crate::Builder::on_presence) that were not made, because as
+    /// much as may wait to be handed on did wait already.
+    pub untold: u64,
 }
 
 impl Rooms {
@@ -137,8 +140,8 @@ impl Rooms {
         self.index().find(room).map_or(0, |room| room.len())
     }
 
-    /// Who is in a room, and since when, in no order. Costs a step for each member, in which those who
-    /// join and leave this room have to wait.
+    /// Who is in a room, and since when, in no order. Costs a step for each member, in which whoever joins
+    /// this room, leaves it or hands something on to it has to wait.
     #[must_use]
     pub fn members(&self, room: &str) -> Vec<Presence> {
         let mut members = Vec::new();
@@ -161,11 +164,12 @@ impl Rooms {
             conflated: counts.conflated.load(Ordering::Relaxed),
             too_slow: counts.too_slow.load(Ordering::Relaxed),
             over_budget: counts.over_budget.load(Ordering::Relaxed),
+            untold: counts.untold.load(Ordering::Relaxed),
         }
     }
 
-    /// Bytes of payload that wait for all peers together, as far as they count against
-    /// [`Limits::outboxes_bytes`](crate::config::Limits::outboxes_bytes).
+    /// What waits for all peers together, as far as it counts against
+    /// [`Limits::outboxes_bytes`](crate::config::Limits::outboxes_bytes), in bytes.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.0.terms.used()

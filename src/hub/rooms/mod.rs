@@ -31,7 +31,7 @@ use mailbox::Posts;
 pub use presence::{Presence, PresenceChange, PresenceEvent, PresenceHook, RoomPolicy};
 pub use publication::{Audience, Publication};
 use publication::{Item, Line};
-use room::{Card, Place, Room};
+use room::{Card, Place, Room, Tally};
 
 /// The names of the rooms, and the places of the sessions, are behind so many locks each, so that workers
 /// rarely meet.
@@ -40,12 +40,14 @@ const SHARDS: usize = 64;
 /// Longest name of a room, in bytes: it often comes from a client, and is kept.
 const NAME_BYTES: usize = 256;
 
+type Sharded<K, V> = Box<[Mutex<HashMap<K, V>>]>;
+
 /// All rooms of one server.
 pub(crate) struct Index {
     hasher: RandomState,
-    names: Box<[Mutex<HashMap<Text, Arc<Room>>>]>,
+    names: Sharded<Text, Arc<Room>>,
     /// Which rooms a session is in. Those that are in none are not here, and cost nothing.
-    places: Box<[Mutex<HashMap<SessionId, Vec<Place>>>]>,
+    places: Sharded<SessionId, Vec<Place>>,
     /// The room that all sessions are in; it has no seats.
     everyone: Arc<Room>,
     posts: Posts,
@@ -61,6 +63,7 @@ struct Counts {
     conflated: AtomicU64,
     too_slow: AtomicU64,
     over_budget: AtomicU64,
+    untold: AtomicU64,
 }
 
 impl Counts {
@@ -146,42 +149,49 @@ impl Index {
             return Err(JoinError::BadName);
         }
         let hub = &*member.hub;
-        let config = &hub.config;
-        // The application says it, so it is asked before anything is locked.
-        let policy = match (&config.room_policy, self.find(name)) {
-            (Some(policy), None) => policy.of(name),
-            _ => config.slow_peer,
+        let mut policy = match &hub.config.room_policy {
+            Some(_) => None,
+            None => Some(hub.config.slow_peer),
         };
-        let (change, members) = {
+        let event = loop {
             let mut names = self.names_of(name);
             if let Some(Place { room, seat }) = self.place(member.id, name) {
                 let Some(data) = &data else {
                     return Ok(());
                 };
-                room.change(member.worker, seat, data);
-                (PresenceChange::Changed, room.len())
-            } else {
-                let room = names
-                    .entry(name.into())
-                    .or_insert_with_key(|name| Arc::new(Room::new(name.clone(), policy)));
-                let sat = self.sit(room, member, data.clone());
-                if room.is_empty() {
-                    names.remove(name);
-                }
-                (PresenceChange::Joined, sat?)
+                break (PresenceChange::Changed, room.change(member.worker, seat, data));
             }
+            let room = match (names.get(name), policy) {
+                (Some(room), _) => Arc::clone(room),
+                (None, Some(policy)) => {
+                    let room = Arc::new(Room::new(name.into(), policy));
+                    names.insert(room.name.clone(), Arc::clone(&room));
+                    room
+                }
+                // The application says it, so it is asked without a lock.
+                (None, None) => {
+                    drop(names);
+                    policy = hub.config.room_policy.as_ref().map(|policy| policy.of(name));
+                    continue;
+                }
+            };
+            let sat = self.sit(&room, member, data.clone());
+            if room.is_empty() {
+                names.remove(name);
+            }
+            break (PresenceChange::Joined, sat?);
         };
-        self.tell(hub, &PresenceEvent { room: name, session: member.id, data, change, members });
+        self.tell(member, name, data, event);
         Ok(())
     }
 
-    /// Gives a session that is not there yet a seat in a room. Returns how many there are then.
+    /// Gives a session that is not there yet a seat in a room.
     fn sit(
         &self,
         room: &Arc<Room>,
         member: &Arc<Member>,
         data: Option<Text>,
-    ) -> Result<usize, JoinError> {
+    ) -> Result<Tally, JoinError> {
         let limits = &member.hub.config.limits;
         let card = Card { data, since: member.hub.clock.coarse() };
         room.sit(member, card, limits.room_members, |seat| {
@@ -207,7 +217,7 @@ impl Index {
 
     /// Takes a session out of a room. False if it was not in it.
     pub(crate) fn leave(&self, member: &Member, name: &str) -> bool {
-        let (seat, members) = {
+        let (seat, tally) = {
             let mut names = self.names_of(name);
             let place = {
                 let mut places = self.places_of(member.id);
@@ -223,16 +233,15 @@ impl Index {
                 }
                 place
             };
-            let (seat, members) = place.room.rise(member.worker, place.seat);
-            if members == 0 {
+            let (seat, tally) = place.room.rise(member.worker, place.seat);
+            if tally.members == 0 {
                 names.remove(name);
             }
-            (seat, members)
+            (seat, tally)
         };
         // What it holds may be the application's, and is dropped without a lock.
         let data = seat.and_then(|seat| seat.card.data.clone());
-        let (room, change) = (name, PresenceChange::Left);
-        self.tell(&member.hub, &PresenceEvent { room, session: member.id, data, change, members });
+        self.tell(member, name, data, (PresenceChange::Left, tally));
         true
     }
 
@@ -247,17 +256,27 @@ impl Index {
     }
 
     /// Asks the application what the others in a room are told about who has come or gone.
-    fn tell(&self, hub: &Hub, event: &PresenceEvent<'_>) {
-        let Some(hook) = &hub.config.presence else {
+    fn tell(
+        &self,
+        member: &Member,
+        room: &str,
+        data: Option<Text>,
+        (change, tally): (PresenceChange, Tally),
+    ) {
+        let Some(hook) = &member.hub.config.presence else {
             return;
         };
-        let Some(publication) = hook.ask(hub, event) else {
+        let (session, Tally { members, number }) = (member.id, tally);
+        let event = PresenceEvent { room, session, data, change, members, number };
+        let Some(publication) = hook.ask(&member.hub, &event) else {
             return;
         };
-        if let Some(room) = self.find(event.room) {
-            // However much waits already: there are no more of them than of those who come and go.
-            let item = self.line.admit_anyway(publication, Some(event.session));
-            self.publish_item(&room, &item);
+        if let Some(room) = self.find(room) {
+            // Whoever comes and goes as fast as it can shall not fill the lists of all.
+            match self.line.admit(publication, Some(session)) {
+                Ok(item) => _ = self.publish_item(&room, &item),
+                Err(_) => Counts::add(&self.counts.untold, 1),
+            }
         }
     }
 

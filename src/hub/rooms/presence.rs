@@ -37,6 +37,10 @@ pub struct PresenceEvent<'a> {
     pub change: PresenceChange,
     /// How many members there are now.
     pub members: usize,
+    /// Counts these events of the room. Where sessions join and leave on several threads, one event may be
+    /// published before another that has happened before it: the one with the higher number counts. It
+    /// begins anew when the room has been empty.
+    pub number: u64,
 }
 
 /// What has happened to a member.
@@ -60,7 +64,9 @@ type Hook = dyn Fn(&PresenceEvent<'_>) -> Option<Publication> + Send + Sync;
 
 impl PresenceHook {
     /// Asks `hook` after each join and each leave, on the thread on which it happens; what it returns is
-    /// published to the others in the room. It must not block. If it panics nobody is told anything, and
+    /// published to the others in the room, unless too much has been published already that no worker has handed
+    /// on ([`Limits::published_bytes`](crate::config::Limits::published_bytes); it is counted then,
+    /// [`RoomStats::untold`](crate::RoomStats)). It must not block. If it panics nobody is told anything, and
     /// the panic is counted and logged.
     pub fn new(
         hook: impl Fn(&PresenceEvent<'_>) -> Option<Publication> + Send + Sync + 'static,

@@ -144,28 +144,8 @@ impl Line {
         if admitted.is_err() {
             return Err(publication);
         }
-        Ok(self.item(publication, except, bytes))
-    }
-
-    /// The same, whether there are too many or not.
-    pub(super) fn admit_anyway(
-        self: &Arc<Self>,
-        publication: Publication,
-        except: Option<SessionId>,
-    ) -> Arc<Item> {
-        let bytes = publication.prepared.message().len().saturating_add(OVERHEAD);
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.item(publication, except, bytes)
-    }
-
-    fn item(
-        self: &Arc<Self>,
-        publication: Publication,
-        except: Option<SessionId>,
-        bytes: usize,
-    ) -> Arc<Item> {
         let weight = Weight { line: Arc::clone(self), bytes };
-        Arc::new(Item { publication, except, _weight: weight })
+        Ok(Arc::new(Item { publication, except, _weight: weight }))
     }
 }
 

@@ -27,6 +27,8 @@ pub(super) struct Room {
 #[derive(Default)]
 struct Flow {
     members: usize,
+    /// How often that has changed.
+    changes: u64,
     /// The number of the next publication.
     next: u64,
     /// One for each worker that has, or had, members.
@@ -64,8 +66,8 @@ pub(super) struct Seat {
     pub(super) card: Card,
 }
 
-/// The members of a room that live on one worker. Locked by that worker while it hands a run to some of
-/// them, and by whoever joins and leaves; nobody who publishes waits for it.
+/// The members of a room that live on one worker. Locked by that worker while it looks who the next of them
+/// are, and by whoever joins, leaves and looks who is there.
 #[derive(Default)]
 pub(super) struct Seats(Mutex<Slab<Seat>>);
 
@@ -99,14 +101,14 @@ impl Room {
     }
 
     /// Gives a member a seat, if there is one. `note` hears which, before anything can be published to it,
-    /// and may be against it. Returns how many members there are then.
+    /// and may be against it.
     pub(super) fn sit(
         &self,
         member: &Arc<Member>,
         card: Card,
         most: usize,
         note: impl FnOnce(u32) -> Result<(), JoinError>,
-    ) -> Result<usize, JoinError> {
+    ) -> Result<Tally, JoinError> {
         let mut flow = self.lock();
         if flow.members >= most {
             return Err(JoinError::RoomFull);
@@ -121,19 +123,20 @@ impl Room {
         }
         part.members += 1;
         flow.members += 1;
-        Ok(flow.members)
+        Ok(flow.tally())
     }
 
     /// From now on others see this of a member.
-    pub(super) fn change(&self, worker: u16, seat: u32, data: &Text) {
-        let seats = Arc::clone(&self.lock().part(worker).seats);
-        if let Some(seat) = seats.lock().get_mut(seat as usize) {
+    pub(super) fn change(&self, worker: u16, seat: u32, data: &Text) -> Tally {
+        let mut flow = self.lock();
+        if let Some(seat) = flow.part(worker).seats.lock().get_mut(seat as usize) {
             seat.card.data = Some(data.clone());
         }
+        flow.tally()
     }
 
-    /// Takes a seat back. Returns it, and how many are left.
-    pub(super) fn rise(&self, worker: u16, seat: u32) -> (Option<Seat>, usize) {
+    /// Takes a seat back, and returns it.
+    pub(super) fn rise(&self, worker: u16, seat: u32) -> (Option<Seat>, Tally) {
         let mut flow = self.lock();
         let part = flow.part(worker);
         let seat = {
@@ -149,7 +152,7 @@ impl Room {
             part.members -= 1;
             flow.members -= 1;
         }
-        (seat, flow.members)
+        (seat, flow.tally())
     }
 
     /// Puts a publication on the list of every worker that has members here. Returns to how many it goes.
@@ -203,6 +206,11 @@ impl Room {
         Some(Share { items: part.pending.drain(..count).collect(), seats: Arc::clone(&part.seats) })
     }
 
+    /// For a worker: whether there is nothing more of this room for it.
+    pub(super) fn is_delivered(&self, worker: u16) -> bool {
+        self.lock().part(worker).pending.is_empty()
+    }
+
     /// For a worker that ends: nobody delivers this any more.
     pub(super) fn forsake(&self, worker: u16) {
         let mut flow = self.lock();
@@ -222,7 +230,21 @@ impl Room {
     }
 }
 
+/// A change of who is in a room.
+#[derive(Clone, Copy)]
+pub(super) struct Tally {
+    /// How many there are now.
+    pub(super) members: usize,
+    /// Which change of this room it is.
+    pub(super) number: u64,
+}
+
 impl Flow {
+    fn tally(&mut self) -> Tally {
+        self.changes += 1;
+        Tally { members: self.members, number: self.changes }
+    }
+
     fn part(&mut self, worker: u16) -> &mut Part {
         let at = self.parts.iter().position(|part| part.worker == worker);
         let at = at.unwrap_or_else(|| {

@@ -120,16 +120,26 @@ impl Link {
             Request::Close(close) => close,
             Request::Unfinished => CloseFrame::new(CloseCode::INTERNAL, "message not finished"),
             Request::TooSlow => {
-                let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "too slow");
-                return self.end(Side::Server, Cause::SlowPeer, Some(close), Then::AwaitPeer);
+                let (by, cause, close, then) = Self::too_slow();
+                return self.end(by, cause, close, then);
             }
             Request::OverBudget => {
-                let close =
-                    CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "server is short of memory");
-                return self.end(Side::Server, Cause::OverBudget, Some(close), Then::FinishAnyway);
+                let (by, cause, close, then) = Self::over_budget();
+                return self.end(by, cause, close, then);
             }
         };
         self.end(Side::Server, Cause::Requested, Some(close), Then::AwaitPeer);
+    }
+
+    fn too_slow() -> (Side, Cause, Option<CloseFrame>, Then) {
+        let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "too slow");
+        (Side::Server, Cause::SlowPeer, Some(close), Then::AwaitPeer)
+    }
+
+    /// Memory is short: nothing is awaited.
+    fn over_budget() -> (Side, Cause, Option<CloseFrame>, Then) {
+        let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "server is short of memory");
+        (Side::Server, Cause::OverBudget, Some(close), Then::FinishAnyway)
     }
 
     /// The server's stop is raced with everything else here, and never with a callback. The worker
@@ -234,6 +244,9 @@ impl Link {
                 (by, Cause::Requested, Some(close), Then::AwaitPeer)
             }
             Some(Request::Abort) => (Side::Server, Cause::Aborted, None, Then::Finish),
+            // What was queued has been dropped for this reason.
+            Some(Request::TooSlow) if farewell.is_some() => Self::too_slow(),
+            Some(Request::OverBudget) if farewell.is_some() => Self::over_budget(),
             _ => (by, cause, farewell, then),
         };
         let answering = cause == Cause::PeerClosed && self.is_framed();

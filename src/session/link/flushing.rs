@@ -205,6 +205,7 @@ impl Link {
             if let Some(batch) = &self.batch {
                 let member = self.session.member();
                 member.outbox.unsent(batch.carried(), &member.hub.terms);
+                member.hub.heed_budget();
             }
         }
     }

@@ -203,7 +203,7 @@ impl Link {
     /// Whether it was not a message that was ready, but this: there had been too much for the peer, and now
     /// nothing waits for it any more.
     pub(super) fn take_drained(&mut self) -> bool {
-        std::mem::take(&mut self.drained) && self.stage == Stage::Open
+        std::mem::take(&mut self.drained)
     }
 
     /// Does everything but deliver messages, while a callback is pending; ready when the session
@@ -227,6 +227,13 @@ impl Link {
             if self.frames_left == 0 || self.reads_left == 0 {
                 return self.take_turns(cx);
             }
+            // Before the next message: there may be no end of those.
+            if deliver && self.drained {
+                if self.stage == Stage::Open {
+                    return Poll::Ready(None);
+                }
+                self.drained = false;
+            }
             if deliver {
                 if let Some(message) = self.held.take() {
                     return Poll::Ready(Some(*message));
@@ -237,7 +244,7 @@ impl Link {
                     return Poll::Ready(Some(message));
                 }
             }
-            if deliver && (self.has_begun() || self.drained) {
+            if deliver && self.has_begun() {
                 return Poll::Ready(None);
             }
             if self.must_pong() {
