@@ -339,11 +339,13 @@ fn frames_go_through_tls() {
 
     // The peer's goodbye is close_notify; without it the stream may have been cut, even between two frames.
     let mut client = connect();
+    sessions.next();
     client.tls.conn.send_close_notify();
     client.tls.flush().unwrap();
     assert_eq!(read_from(&mut client.tls), None);
     assert_eq!(records.next().cause, Cause::PeerClosed);
     let client = connect();
+    sessions.next();
     drop(client);
     let closed = records.next();
     assert_closed(&closed, Side::Peer, Cause::PeerVanished, Phase::Open, None);
