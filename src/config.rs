@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use std::net::IpAddr;
 
-use crate::http::OriginPolicy;
+use crate::http::{OriginPolicy, PageHook};
 use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
 use crate::outbox::SlowPeer;
@@ -78,6 +78,8 @@ pub struct Config {
     pub presence: Option<PresenceHook>,
     /// What a peer is told where publications for it were dropped. Default `None`: nothing.
     pub gap: Option<GapHook>,
+    /// Answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
+    pub pages: Option<PageHook>,
 }
 
 impl Default for Config {
@@ -98,6 +100,7 @@ impl Default for Config {
             room_policy: None,
             presence: None,
             gap: None,
+            pages: None,
         }
     }
 }
@@ -284,7 +287,7 @@ impl Proxies {
 #[non_exhaustive]
 pub struct Timeouts {
     /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, TLS handshake,
-    /// request head and accept hook together. Default 10 s.
+    /// request head and accept hook together; or to the end of a [page](Config::pages). Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
