@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use std::net::IpAddr;
 
-use crate::http::OriginPolicy;
+use crate::http::{OriginPolicy, PageHook};
 use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
 use crate::outbox::SlowPeer;
@@ -86,6 +86,8 @@ pub struct Config {
     /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
     /// it can have the line carry, and only ever waits. Where both are set, both hold.
     pub inbound: Option<Inbound>,
+    /// Answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
+    pub pages: Option<PageHook>,
 }
 
 impl Default for Config {
@@ -107,6 +109,7 @@ impl Default for Config {
             presence: None,
             gap: None,
             inbound: None,
+            pages: None,
         }
     }
 }
@@ -293,7 +296,7 @@ impl Proxies {
 #[non_exhaustive]
 pub struct Timeouts {
     /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, TLS handshake,
-    /// request head and accept hook together. Default 10 s.
+    /// request head and accept hook together; or to the end of a [page](Config::pages). Default 10 s.
     pub handshake: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///

@@ -26,7 +26,7 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
-pub use http::{Handover, OriginPolicy, Request, Response, Upgrade};
+pub use http::{Handover, OriginPolicy, PageHook, Request, Response, Upgrade};
 pub use hub::{
     Audience, Excesses, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook,
     Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,

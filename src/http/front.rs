@@ -83,13 +83,15 @@ pub(crate) struct Door<'a, H> {
     client: Cell<Option<IpAddr>>,
     /// The request was a HEAD: its answer has no body.
     head_only: Cell<bool>,
-    /// The 101 has begun to leave.
+    /// An answer has begun to leave: the 101, or a page.
     answering: Cell<bool>,
 }
 
 /// Why there is no session.
 enum Outcome {
     Refused(Response),
+    /// The request was for a page, which has been sent.
+    Answered(StatusCode),
     /// The peer has gone, or the socket failed.
     Gone(io::Error),
 }
@@ -215,6 +217,11 @@ impl<'a, H: Handler> Door<'a, H> {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
                 None
             }
+            Err(Outcome::Answered(status)) => {
+                log::debug!("{}: answered with {status}", self.name());
+                self.farewell(transport, &[]).await;
+                None
+            }
             Err(Outcome::Refused(_)) if self.answering.get() => {
                 // A second answer would be read as the rest of the first.
                 log::debug!("{}: the answer was not taken in time", self.name());
@@ -311,20 +318,19 @@ impl<'a, H: Handler> Door<'a, H> {
         request.set_client_ip(self.client.get());
         self.head_only.set(request.method() == Method::HEAD);
         self.hub.config.origins.check(&request)?;
+        if let Some(pages) = &self.hub.config.pages {
+            // Called inside of the guard: a panic may come before there is a future.
+            let page = async { pages.ask(&request).await };
+            if let Some(page) = self.guarded("on_get", page).await?? {
+                return Err(self.answer(transport, &page).await);
+            }
+        }
         let offer = upgrade::check(&request)?;
         let extensions = extensions::negotiate(&request, &self.hub.config)?;
         let place = self.hub.limits.session(self.address()).map_err(full)?;
-        // Called inside of the guard: a panic may come before there is a future.
-        let accept = AssertUnwindSafe(async { self.handler.accept(&request).await });
-        let upgrade = match accept.catch_unwind().await {
-            Ok(Ok(upgrade)) => upgrade,
-            Ok(Err(response)) => return Err(Outcome::Refused(response)),
-            Err(panic) => {
-                self.hub.endings.panicked();
-                log::error!("{}: the accept hook panicked: {}", self.name(), panic_text(&*panic));
-                return Err(Refusal::internal("the accept hook panicked").into());
-            }
-        };
+        // The same.
+        let accept = async { self.handler.accept(&request).await };
+        let upgrade = self.guarded("the accept hook", accept).await?.map_err(Outcome::Refused)?;
         let mut answer = self.worker.pool().take(Size::default());
         if let Err(refusal) = upgrade::accept(&offer, &request, &upgrade, &extensions, &mut answer)
         {
@@ -350,6 +356,26 @@ impl<'a, H: Handler> Door<'a, H> {
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
         self.worker.pool().give(answer);
         Ok(Admitted { membership, input })
+    }
+
+    /// What the application says; its panic ends the request and nothing else.
+    async fn guarded<T>(&self, who: &str, hook: impl Future<Output = T>) -> Result<T, Refusal> {
+        AssertUnwindSafe(hook).catch_unwind().await.map_err(|panic| {
+            self.hub.endings.panicked();
+            log::error!("{}: {who} panicked: {}", self.name(), panic_text(&*panic));
+            Refusal::internal(format!("{who} panicked"))
+        })
+    }
+
+    /// Sends a page, in what is left of the handshake's time: no connection is here to stay for it.
+    async fn answer(&self, transport: &mut Transport, page: &Response) -> Outcome {
+        let mut bytes = Vec::new();
+        response::encode(page, self.head_only.get(), &mut bytes);
+        self.answering.set(true);
+        match write_all(transport, &bytes).await {
+            Ok(()) => Outcome::Answered(page.status()),
+            Err(error) => Outcome::Gone(error),
+        }
     }
 
     /// Whom the session is counted for.

@@ -11,6 +11,7 @@
 //! | `forwarded` | who is the client, if proxies stand in between? |
 //! | `origin` | may a page of that origin talk to us? [`OriginPolicy`] |
 //! | `upgrade` | is it a WebSocket handshake by RFC 6455 section 4.2.1, and what is the 101 answer? [`Upgrade`] |
+//! | `page` | if it is none: does the application have a page for it? [`PageHook`] |
 //! | `handover` | what does another HTTP server say of a connection that it has upgraded? [`Handover`] |
 //! | `response`, `refusal` | any other answer, and the sentence that says why |
 //!
@@ -25,6 +26,7 @@ pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;
 pub(crate) mod origin;
+mod page;
 pub(crate) mod refusal;
 pub(crate) mod request;
 pub(crate) mod response;
@@ -33,6 +35,7 @@ pub(crate) mod upgrade;
 
 pub use handover::Handover;
 pub use origin::OriginPolicy;
+pub use page::PageHook;
 pub use request::Request;
 pub use response::Response;
 pub use upgrade::Upgrade;

@@ -34,6 +34,11 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, reason, &[("Allow", "GET")])
     }
 
+    /// 405 where there are pages, too.
+    pub(crate) fn only_pages(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, reason, &[("Allow", "GET, HEAD")])
+    }
+
     /// 408: the head did not arrive in time, or too slowly.
     pub(crate) fn request_timeout(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, reason, &[])

@@ -83,6 +83,21 @@ pub(crate) struct Offer {
     pub(crate) accept_key: String,
 }
 
+/// Whether a request is meant to be a WebSocket handshake, by the rules or not.
+///
+/// Its key is a sign of it as well: proxies that have not been told about WebSocket take the `Upgrade` header
+/// away, and nothing else.
+pub(super) fn is_asked_for(request: &Request) -> bool {
+    request.fields().any(|(name, value)| match name.len() {
+        7 if name.eq_ignore_ascii_case(b"upgrade") => {
+            // What cannot be read is for the check.
+            list_has(value, b"websocket", is_protocol).unwrap_or(true)
+        }
+        17 => name.eq_ignore_ascii_case(b"sec-websocket-key"),
+        _ => false,
+    })
+}
+
 /// Checks that a request is a WebSocket handshake by every rule of RFC 6455 section 4.2.1.
 ///
 /// What the request offers, subprotocols and extensions, stays in it. The subprotocols are checked

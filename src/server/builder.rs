@@ -21,7 +21,7 @@ use crate::config::{ClientCertificates, Tls};
 use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
-use crate::http::{OriginPolicy, Request, Response, Upgrade};
+use crate::http::{OriginPolicy, PageHook, Request, Response, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
 use crate::outbox::{Gap, SlowPeer};
@@ -327,6 +327,40 @@ impl<H> Builder<H> {
     /// as its handler takes. A single session can have [its own](Rates::with_inbound).
     pub fn inbound(mut self, inbound: Inbound) -> Self {
         self.config.inbound = Some(inbound);
+        self
+    }
+
+    /// Answers a GET that is no WebSocket handshake: the page of a browser's client, or what it consists of.
+    /// `None`, as for every request without this call, is answered with a 426, which says that this address
+    /// serves WebSocket.
+    ///
+    /// This is for a few small pages and no web server: every request has a connection of its own, and the
+    /// answer is a whole [`Response`] that the client has to take in what is left of
+    /// [`Timeouts::handshake`](crate::config::Timeouts::handshake); until then it counts for
+    /// [`Limits::handshakes`](crate::config::Limits::handshakes), and not as a session. A stop cuts it off.
+    ///
+    /// A HEAD is asked like a GET, and its answer goes without its body. Other methods are answered with 405,
+    /// pages of foreign [origins](OriginPolicy) with 403. A request's body is not read. A handshake that
+    /// breaks a rule gets the answer that says which, and is not asked here. If `answer` panics the client
+    /// gets a 500; if it hangs it is dropped, and the client gets a 408.
+    ///
+    /// ```
+    /// use coracle::{Request, Server, http_types};
+    ///
+    /// let server = Server::builder().on_get(async |request: &Request| match request.path() {
+    ///     "/" => {
+    ///         let page = b"<!doctype html><script src=/client.js></script>".to_vec();
+    ///         let response = http_types::Response::builder();
+    ///         response.header("Content-Type", "text/html; charset=utf-8").body(page).ok()
+    ///     }
+    ///     _ => None,
+    /// });
+    /// ```
+    pub fn on_get<F>(mut self, answer: F) -> Self
+    where
+        F: AsyncFn(&Request) -> Option<Response> + Send + Sync + 'static,
+    {
+        self.config.pages = Some(PageHook::new(answer));
         self
     }
 

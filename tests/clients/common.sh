@@ -96,3 +96,14 @@ find_ws() {
     fi
     ws_version=$(node -p "require('$ws/package.json').version")
 }
+
+# Sets `browser` and `browser_version`.
+find_browser() {
+    for browser in chromium chromium-browser google-chrome; do
+        if installed "$browser"; then
+            browser_version=$("$browser" --version 2>/dev/null | head -n 1)
+            return 0
+        fi
+    done
+    return 1
+}

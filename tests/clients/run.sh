@@ -99,18 +99,11 @@ if find_ws; then
 fi
 
 # --- Chromium -----------------------------------------------------------------------------------
-browser=
-for candidate in chromium chromium-browser google-chrome; do
-    if [ -z "$browser" ] && installed "$candidate"; then
-        browser=$candidate
-    fi
-done
-if [ -z "$browser" ]; then
+if ! find_browser; then
     skip Chromium "not installed"
 elif ! installed python3; then
     skip Chromium "python3, which serves the page, is not installed"
 else
-    browser_version=$("$browser" --version 2>/dev/null | head -n 1)
     try_browser() { # NAME LOG [FLAG]
         timeout 120 python3 "$here/browser.py" "$browser" "$work/profile" "$url" \
             ${3:+"$3"} >"$2" 2>&1
