@@ -66,6 +66,8 @@ pub mod docs {
     pub mod frames {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
+    #[doc = include_str!("docs/rooms.md")]
+    pub mod rooms {}
     #[doc = include_str!("docs/shutdown.md")]
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]
