@@ -16,6 +16,7 @@
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use coracle::config::{Inbound, Rate};
 use coracle::{
     BoxError, BytesPerSecond, CloseCode, JoinError, Message, PresenceChange, PresenceEvent,
     Publication, Rates, Request, Response, SendError, Server, Session, Unlimited, Upgrade,
@@ -38,6 +39,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// More than anybody types; a flood is slowed down by TCP.
 const BYTES_PER_SECOND: u64 = 8 * 1024;
 
+/// The same: each of them is something for everybody in the room.
+const MESSAGES_PER_SECOND: u64 = 5;
+
+/// What a page says at once that has been without a connection.
+const MESSAGES_AT_ONCE: u64 = 40;
+
 /// Members of a room: each of them is told of each other one.
 const MEMBERS: usize = 200;
 
@@ -55,7 +62,11 @@ fn serve() -> Result<(), BoxError> {
             config.limits.message_bytes = wire::MESSAGE_BYTES;
             config.limits.room_members = MEMBERS;
         })
-        .rates(|_| Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited))
+        .rates(|_| {
+            let messages = Rate::per_second(MESSAGES_PER_SECOND).with_burst(MESSAGES_AT_ONCE);
+            Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited)
+                .with_inbound(Inbound::pause().with_messages(messages))
+        })
         .on_get(async |request: &Request| Some(page(request.path())))
         .on_accept(async |request: &Request| match wire::room(request.path()) {
             Some(room) => Ok(Upgrade::new().data(Visitor { room, place: Mutex::default() })),
@@ -91,6 +102,9 @@ fn hear(archive: &Arc<Archive>, session: &Session, message: &Message) -> Result<
     match request {
         wire::Request::Join { name } => {
             let name = wire::name(&name)?;
+            if place.as_ref().is_some_and(|place| place.name == name) {
+                return Ok(());
+            }
             let visit = match place.take() {
                 Some(place) => place.visit,
                 None => archive.visit(&visitor.room)?,

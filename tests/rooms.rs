@@ -396,6 +396,37 @@ fn what_no_worker_has_handed_on_is_bounded() {
     server.finish();
 }
 
+// What was larger than a portion was never handed on, and nothing behind it: the worker looked at it for ever.
+#[test]
+fn a_publication_of_any_size_is_handed_on_and_so_is_what_is_behind_it() {
+    let server = start(
+        Server::builder()
+            .workers(1)
+            .on_open(async |session: &Session| {
+                session.join("one")?;
+                session.join("two")
+            })
+            .configure(|config| config.limits.outbox_bytes = 100_000),
+    );
+    let mut client = server.client();
+    eventually("it is in", || server.handle.rooms().size("two") == 1);
+    let rooms = server.handle.rooms();
+    for len in [0, 60_000, 0, 200_000] {
+        rooms.try_publish("one", vec![1; len]).unwrap();
+        let frame = client.read_frame();
+        assert_eq!((frame.opcode, frame.payload.len()), (BINARY, len));
+        rooms.try_publish("two", "behind it").unwrap();
+        assert_eq!(client.expect_text(), "behind it");
+    }
+    // In one turn: an empty one in front of a large one.
+    rooms.try_publish(Audience::All, vec![]).unwrap();
+    rooms.try_publish(Audience::All, vec![1; 70_000]).unwrap();
+    assert_eq!(client.read_frame().payload.len(), 0);
+    assert_eq!(client.read_frame().payload.len(), 70_000);
+    client.goodbye();
+    server.finish();
+}
+
 // More was published in one turn than may wait for one peer, and all members were closed for being slow before
 // they had their turn.
 #[test]

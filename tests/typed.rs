@@ -324,7 +324,7 @@ fn what_is_broken_is_told_to_on_error_and_the_session_goes_on() {
         (r#"{"type":"echo","payload":1,"id":{}}"#, broken, "expected a string or a number"),
         (r#"{"type":"echo","payload":1,"id":[1]}"#, broken, "expected a string or a number"),
         (r#"{"type":"echo","payload":1,"ts":true}"#, broken, "expected a string or a number"),
-        (r#"{"type":"echo","payload":1,"id":"\udfff"}"#, broken, "surrogate"),
+        (r#"{"type":"echo","payload":1,"id":"\udfff"}"#, broken, "broken escape"),
         // Two readers would read two things.
         (r#"{"type":"echo","type":"chat","payload":1}"#, broken, "duplicate field `type`"),
         (r#"{"type":"echo","\u0074ype":"chat","payload":1}"#, broken, "duplicate field `type`"),

@@ -345,6 +345,9 @@ impl<'a, H: Handler> Door<'a, H> {
             upgrade.subprotocol,
             upgrade.data,
         );
+        if let (Some(kept), Some(found)) = (profile.pattern(), request.pattern().get()) {
+            kept.get_or_init(|| Arc::clone(found));
+        }
         let membership = self.hub.open(
             profile,
             extensions.deflate,

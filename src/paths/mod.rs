@@ -151,11 +151,6 @@ impl Handler for Paths {
     }
 
     async fn open(&self, session: &Session) -> Outcome {
-        if let Some(kept) = session.member().profile.pattern() {
-            if let Some((pattern, _)) = self.find(session.path()) {
-                kept.get_or_init(|| Arc::clone(pattern));
-            }
-        }
         match self.serves(session) {
             Some(handler) => handler.open(session).await,
             None => nothing_here(),
@@ -170,6 +165,13 @@ impl Handler for Paths {
     }
 
     fn streams(&self, session: &Session) -> bool {
+        // There was no request where another server has upgraded the connection. This is the first that is
+        // asked of a session.
+        if let Some(kept) = session.member().profile.pattern() {
+            if let Some((pattern, _)) = self.find(session.path()) {
+                kept.get_or_init(|| Arc::clone(pattern));
+            }
+        }
         self.serves(session).is_some_and(|handler| handler.streams(session))
     }
 

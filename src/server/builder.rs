@@ -294,6 +294,7 @@ impl<H> Builder<H> {
     ///     Some(Publication::new(match event.change {
     ///         PresenceChange::Joined => format!("{name} has come"),
     ///         PresenceChange::Left => format!("{name} has gone"),
+    ///         _ => format!("{name} is here under this name"),
     ///     }))
     /// });
     /// ```

@@ -95,8 +95,10 @@ impl BadMessage {
             let (lines, last) = before.rsplit_once('\n').map_or((0, before), |(lines, last)| {
                 (1 + lines.bytes().filter(|byte| *byte == b'\n').count(), last)
             });
-            let column = if line == 1 { last.len() + column } else { column };
-            self.0.position = Some((lines + line, column));
+            // A payload's type has the last word about its own errors, and may quote what the peer has
+            // written: also something that looks like a position.
+            let column = if line == 1 { last.len().saturating_add(column) } else { column };
+            self.0.position = Some((lines.saturating_add(line), column));
         }
         self
     }

@@ -116,7 +116,9 @@ impl<'de> Deserialize<'de> for Scalar {
         let raw = Box::<RawValue>::deserialize(deserializer)?;
         let unexpected = match raw.get().as_bytes().first() {
             Some(b'"') => {
-                let text: String = serde_json::from_str(raw.get()).map_err(D::Error::custom)?;
+                // Its own error would say where in the string, as if that were the whole message.
+                let broken = |_| D::Error::custom("a string with a broken escape");
+                let text: String = serde_json::from_str(raw.get()).map_err(broken)?;
                 return Ok(text.into());
             }
             Some(b'-' | b'0'..=b'9') => return Ok(Self(Written::Number(raw.get().into()))),

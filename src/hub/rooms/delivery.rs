@@ -41,6 +41,18 @@ enum Crowd {
     Everyone(Vec<Arc<Member>>),
 }
 
+impl Delivery {
+    /// It is over.
+    fn discard(self) -> Arc<Room> {
+        if let Crowd::Everyone(members) = self.crowd {
+            members.into_iter().for_each(discard);
+        }
+        self.run.items.into_iter().for_each(discard);
+        self.run.runs.into_iter().for_each(discard);
+        self.room
+    }
+}
+
 /// What may still be handed on before the members have their turn.
 struct Turn {
     /// Members, or publications where they are handed on one by one.
@@ -48,12 +60,16 @@ struct Turn {
     /// Publications and bytes to one and the same member.
     messages: usize,
     bytes: usize,
+    /// Nothing has been handed on yet.
+    fresh: bool,
 }
 
 impl Turn {
     /// Whether a run is not too much for a member that gets it beside what it got before in this turn.
     fn takes(&mut self, run: &Run) -> bool {
-        let fits = run.items.len() <= self.messages && run.bytes <= self.bytes;
+        // The first one is, however large it is.
+        let fits = std::mem::take(&mut self.fresh)
+            || (run.items.len() <= self.messages && run.bytes <= self.bytes);
         self.messages = self.messages.saturating_sub(run.items.len());
         self.bytes = self.bytes.saturating_sub(run.bytes);
         fits
@@ -95,8 +111,8 @@ impl Run {
 }
 
 impl Hub {
-    /// Hands on what is published to the members that live on this worker, until the server stops: then what
-    /// is there, at once, and nothing more.
+    /// Hands on what is published to the members that live on this worker, until the server stops: then once
+    /// more, as much as a member has room for, and nothing after that.
     pub(crate) async fn deliver(self: Arc<Self>, home: Rc<Worker>) {
         let worker = home.index() as u16;
         let posts = &self.rooms.posts;
@@ -113,11 +129,12 @@ impl Hub {
             posts.take_now(worker, &mut waiting);
             under_way.extend(waiting.drain(..).filter_map(|room| self.begin(worker, room)));
             let mut turn = self.turn();
+            if stopping {
+                turn.steps = usize::MAX;
+            }
             while let Some(mut delivery) = under_way.pop_front() {
-                let fits = turn.takes(&delivery.run);
-                if stopping {
-                    turn = Turn { steps: usize::MAX, messages: usize::MAX, bytes: usize::MAX };
-                } else if turn.steps == 0 || !fits {
+                let fits = turn.takes(&delivery.run) && turn.steps > 0;
+                if !fits && !stopping {
                     under_way.push_front(delivery);
                     break;
                 }
@@ -131,15 +148,17 @@ impl Hub {
                     log::error!("room {:?}: {}", delivery.room.name, panic_text(&*panic));
                     true
                 });
-                match over {
+                if over {
                     // The next run in the next turn: this one has to be sent first.
-                    true => waiting.push_back(delivery.room),
+                    waiting.push_back(delivery.discard());
+                } else {
                     // Behind the other rooms.
-                    false => under_way.push_back(delivery),
+                    under_way.push_back(delivery);
                 }
             }
             self.heed_budget();
-            if stopping && waiting.iter().all(|room| room.is_delivered(worker)) {
+            // Behind this the members close: a second portion would reach nobody.
+            if stopping {
                 return;
             }
             yield_to_members(&home).await;
@@ -150,7 +169,7 @@ impl Hub {
     fn turn(&self) -> Turn {
         let limits = &self.config.limits;
         let messages = (limits.outbox_messages / 2).max(1);
-        Turn { steps: MEMBERS_PER_TURN, messages, bytes: limits.outbox_bytes / 2 }
+        Turn { steps: MEMBERS_PER_TURN, messages, bytes: limits.outbox_bytes / 2, fresh: true }
     }
 
     fn begin(&self, worker: u16, room: Arc<Room>) -> Option<Delivery> {
@@ -302,6 +321,13 @@ async fn yield_to_members(home: &Worker) {
         Poll::Pending
     })
     .await;
+}
+
+/// What it holds may be the application's, and panic when it is dropped.
+pub(super) fn discard<T>(value: T) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        log::error!("what was published panicked when it was dropped: {}", panic_text(&*panic));
+    }
 }
 
 /// However the worker ends, nothing waits for it any more.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use slab::Slab;
 
 use super::JoinError;
+use super::delivery::discard;
 use super::mailbox::Posts;
 use super::publication::Item;
 use crate::executor::Time;
@@ -190,11 +191,11 @@ impl Room {
         let mut flow = self.lock();
         let part = flow.part(worker);
         let mut sum = 0_usize;
-        let fitting = part.pending.iter().take(messages).take_while(|(_, item)| {
-            let before = std::mem::replace(&mut sum, 0);
-            sum = before.saturating_add(item.len());
-            before == 0 || sum <= bytes
-        });
+        let fitting =
+            part.pending.iter().take(messages).enumerate().take_while(|(at, (_, item))| {
+                sum = sum.saturating_add(item.len());
+                *at == 0 || sum <= bytes
+            });
         let count = fitting.count();
         if count == 0 {
             part.queued = false;
@@ -206,11 +207,6 @@ impl Room {
         Some(Share { items: part.pending.drain(..count).collect(), seats: Arc::clone(&part.seats) })
     }
 
-    /// For a worker: whether there is nothing more of this room for it.
-    pub(super) fn is_delivered(&self, worker: u16) -> bool {
-        self.lock().part(worker).pending.is_empty()
-    }
-
     /// For a worker that ends: nobody delivers this any more.
     pub(super) fn forsake(&self, worker: u16) {
         let mut flow = self.lock();
@@ -218,7 +214,7 @@ impl Room {
         part.queued = false;
         let forsaken = std::mem::take(&mut part.pending);
         drop(flow);
-        drop(forsaken);
+        forsaken.into_iter().for_each(discard);
     }
 
     /// Looks at every member, worker by worker.

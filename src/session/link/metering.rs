@@ -171,7 +171,10 @@ impl Link {
             // Its parts are let in: it has been counted.
             let goes_on = self.streaming.as_ref().is_some_and(|it| it.inlet.is_some());
             let Some(resumes) = meter.ask(goes_on, precisely(&self.worker)) else {
-                meter.waited = false;
+                if std::mem::take(&mut meter.waited) {
+                    // All that time its peer was not heard, and not listened to.
+                    self.timers.not_listening(self.worker.now());
+                }
                 return true;
             };
             if self.codec.expects_control(*first) {

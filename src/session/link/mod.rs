@@ -185,7 +185,8 @@ impl Link {
     #[inline]
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         // In the middle of a batch there is nothing to look at but the next frame.
-        if !self.woken && self.stage == Stage::Open && self.held.is_none() {
+        let may_parse = self.pace.as_ref().is_none_or(|pace| !pace.holds_messages());
+        if !self.woken && self.stage == Stage::Open && self.held.is_none() && may_parse {
             if let Some(message) = self.parse(true) {
                 return Poll::Ready(Some(message));
             }
