@@ -119,7 +119,7 @@ impl Hub {
         let _closing = Closing { index: &self.rooms, worker };
         let mut waiting: VecDeque<Arc<Room>> = VecDeque::new();
         let mut under_way: VecDeque<Delivery> = VecDeque::new();
-        let mut members = Vec::new();
+        let mut behind = Vec::new();
         loop {
             if under_way.is_empty() && waiting.is_empty() {
                 future::or(posts.take(worker, &mut waiting), self.shutdown.stopping()).await;
@@ -141,7 +141,7 @@ impl Hub {
                 // What is handed on may be the application's, and panic when it is dropped: that costs
                 // this run, and no other.
                 let handed = catch_unwind(AssertUnwindSafe(|| {
-                    self.go_on(&home, &mut delivery, &mut turn, &mut members)
+                    self.go_on(&home, &mut delivery, &mut turn, &mut behind)
                 }));
                 let over = handed.unwrap_or_else(|panic| {
                     self.endings.panicked();
@@ -189,55 +189,64 @@ impl Hub {
         Some(Delivery { room, run: Run::new(share.items), crowd, at: 0 })
     }
 
-    /// Hands a run to the next members. Whether it was the last of them.
+    /// Hands a run to the next members. Whether it was the last of them. `behind` is memory for those who do
+    /// not get it in one piece.
     fn go_on(
         &self,
         home: &Worker,
         delivery: &mut Delivery,
         turn: &mut Turn,
-        next: &mut Vec<(Arc<Member>, u64)>,
+        behind: &mut Vec<(Arc<Member>, u64)>,
     ) -> bool {
         let Delivery { room, run, crowd, at } = delivery;
+        let mut steps = 0;
+        let mut hand = |member: &Arc<Member>, from| {
+            steps += 1;
+            if !self.hand_whole(home, run, member, from) {
+                behind.push((Arc::clone(member), from));
+            }
+        };
         let over = match crowd {
             Crowd::Everyone(members) => {
-                let some = members[*at..].iter().take(turn.steps);
-                next.extend(some.map(|member| (Arc::clone(member), 0)));
-                *at += next.len();
-                *at == members.len()
+                let end = members.len().min(at.saturating_add(turn.steps));
+                members[*at..end].iter().for_each(|member| hand(member, 0));
+                *at = end;
+                end == members.len()
             }
-            // They are taken from the list first: what happens when something is handed to them is not for
-            // a lock that others wait for.
             Crowd::Seats(seats) => {
                 let seats = seats.lock();
                 let end = seats.capacity().min(at.saturating_add(turn.steps));
                 let some = (*at..end).filter_map(|seat| seats.get(seat));
-                next.extend(some.map(|seat| (Arc::clone(&seat.member), seat.from)));
+                some.for_each(|seat| hand(&seat.member, seat.from));
                 *at = end;
                 end == seats.capacity()
             }
         };
-        let mut steps = 0;
-        for (member, from) in next.drain(..) {
-            steps += self.hand(home, room, run, &member, from);
+        // Not under the lock of the seats: a session that is ended, and what is dropped, may run anything.
+        for (member, from) in behind.drain(..) {
+            steps += self.hand_singly(room, run, &member, from);
         }
         turn.steps = turn.steps.saturating_sub(steps);
         over
     }
 
-    /// Hands a run to one member: in one piece if it is not behind, else one by one. Returns how many steps
-    /// that were.
-    fn hand(&self, home: &Worker, room: &Room, run: &Run, member: &Member, from: u64) -> usize {
+    /// Hands a run to a member in one piece. False if it is behind, or does not get all of it.
+    fn hand_whole(&self, home: &Worker, run: &Run, member: &Member, from: u64) -> bool {
         let first = run.items.first().map_or(0, |(number, _)| *number);
-        if from <= first && run.excepted.binary_search(&member.id).is_err() {
-            if let Some(encoded) = run.in_shape(member.shape()) {
-                if let Ok(driver) = member.outbox.try_push_run(encoded, &self.terms) {
-                    home.wake(driver);
-                    return 1;
-                }
-            }
+        if from > first || run.excepted.binary_search(&member.id).is_ok() {
+            return false;
         }
+        let Some(encoded) = run.in_shape(member.shape()) else {
+            return false;
+        };
+        let pushed = member.outbox.try_push_run(encoded, &self.terms);
+        pushed.map(|driver| home.wake(driver)).is_ok()
+    }
+
+    /// Hands what is for a member of a run to it, one by one. Returns how many those were.
+    fn hand_singly(&self, room: &Room, run: &Run, member: &Member, from: u64) -> usize {
         let named = Some(room).filter(|room| !room.name.is_empty());
-        let mut steps = 1;
+        let mut steps = 0;
         for (number, item) in &run.items {
             if *number >= from && item.except != Some(member.id) {
                 self.hand_one(member, named, &item.publication);

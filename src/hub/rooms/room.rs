@@ -67,8 +67,8 @@ pub(super) struct Seat {
     pub(super) card: Card,
 }
 
-/// The members of a room that live on one worker. Locked by that worker while it looks who the next of them
-/// are, and by whoever joins, leaves and looks who is there.
+/// The members of a room that live on one worker. Locked by that worker while it hands a run to some of them,
+/// which runs nothing of the application's, and by whoever joins, leaves and looks who is there.
 #[derive(Default)]
 pub(super) struct Seats(Mutex<Slab<Seat>>);
 
