@@ -507,10 +507,12 @@ impl Outbox {
     /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
     pub(crate) fn take(&self, written: Buffered, terms: &Terms) -> Taken {
         let mut state = self.settled(written, terms);
+        let had_backlog = state.has_backlog();
         let (rare, batch) = (state.rare.take(), state.pop());
         let last = state.is_empty();
-        if batch.is_none() && state.awaited {
-            // There was a gap only, about which nothing is said: nothing is written that would tell them.
+        if had_backlog && batch.is_none() && state.awaited {
+            // There was a gap only, about which nothing is said: nothing is written that would tell those who
+            // wait for room.
             self.wake_senders(state);
         }
         Taken { batch, rare, last }
