@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use std::net::IpAddr;
 
-use crate::http::{OriginPolicy, PageHook};
+use crate::http::{OriginPolicy, Routes};
 use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
 use crate::outbox::SlowPeer;
@@ -86,8 +86,13 @@ pub struct Config {
     /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
     /// it can have the line carry, and only ever waits. Where both are set, both hold.
     pub inbound: Option<Inbound>,
-    /// Answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
-    pub pages: Option<PageHook>,
+    /// Who answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
+    pub routes: Option<Routes>,
+    /// Whether `GET /healthz` and `GET /readyz` are answered. Default no.
+    pub health: bool,
+    /// Where the HTTP endpoints are described, for example `/openapi.json`. Default `None`: nowhere.
+    #[cfg(feature = "json")]
+    pub openapi: Option<String>,
 }
 
 impl Default for Config {
@@ -109,7 +114,10 @@ impl Default for Config {
             presence: None,
             gap: None,
             inbound: None,
-            pages: None,
+            routes: None,
+            health: false,
+            #[cfg(feature = "json")]
+            openapi: None,
         }
     }
 }
@@ -296,8 +304,15 @@ impl Proxies {
 #[non_exhaustive]
 pub struct Timeouts {
     /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, TLS handshake,
-    /// request head and accept hook together; or to the end of a [page](Config::pages). Default 10 s.
+    /// request head and accept hook together. For a request that follows others on its connection, from its first
+    /// byte. Default 10 s.
     pub handshake: Duration,
+    /// From the end of an answer to the first byte of the next request on its connection. Default 15 s.
+    pub keep_alive: Duration,
+    /// From the head of a request to what a [route](Config::routes) has to say to it; then the client gets a 503
+    /// and the route is dropped. Default 30 s. How long a body may take that is
+    /// [sent](crate::Reply::stream) part by part is not counted.
+    pub request: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
     /// Any received byte counts as a sign of life. Where there are no pings the kernel asks, see
@@ -331,6 +346,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(15),
+            request: Duration::from_secs(30),
             ping: Some(Duration::from_secs(25)),
             pong: Duration::from_secs(10),
             idle: None,
@@ -362,6 +379,12 @@ pub struct Limits {
     /// Slowest request head, in bytes per second, counted from its first byte after a grace of
     /// two seconds. Default 256; below it 408.
     pub head_bytes_per_second: u32,
+    /// Largest body of a request, in bytes. Default 1 MiB; beyond it 413. A route may have
+    /// [its own](crate::Routes::body_bytes).
+    pub body_bytes: u64,
+    /// Slowest body of a request, in bytes per second, counted while somebody waits for it, after a grace of two
+    /// seconds. Default 256; below it 408.
+    pub body_bytes_per_second: u32,
     /// Messages that may wait for one peer; of publications a quarter more. Default 1 024.
     pub outbox_messages: usize,
     /// Bytes of payload that may wait for one peer; of publications a quarter more. Default 1 MiB. A single
@@ -395,6 +418,13 @@ pub struct Limits {
     /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
     /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
+    /// Connections on which ordinary requests have come, from the first of them to the end of the connection or
+    /// its upgrade, idle ones included. Three quarters of them for one address. They are neither
+    /// sessions nor handshakes. Default `None`: an eighth of `sessions`, at least 64. Beyond it: 503 with
+    /// `Retry-After`.
+    ///
+    /// A connection does not count while it carries a session's long poll or event stream: the session does.
+    pub http_connections: Option<usize>,
     /// TLS handshakes under way at a time, each from the client's first bytes until both sides have
     /// agreed; three quarters of them for one address. Default: as many as `handshakes`, of which
     /// they are some.
@@ -413,6 +443,8 @@ impl Default for Limits {
             fragments: 1024,
             head_bytes: 8 * 1024,
             head_bytes_per_second: 256,
+            body_bytes: 1024 * 1024,
+            body_bytes_per_second: 256,
             outbox_messages: 1024,
             outbox_bytes: 1024 * 1024,
             outboxes_bytes: None,
@@ -422,6 +454,7 @@ impl Default for Limits {
             sessions: None,
             sessions_per_address: None,
             handshakes: None,
+            http_connections: None,
             #[cfg(feature = "tls")]
             tls_handshakes: None,
         }

@@ -26,7 +26,9 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
-pub use http::{Handover, OriginPolicy, PageHook, Request, Response, Upgrade};
+pub use http::{
+    Body, BodyError, Handover, IntoReply, OriginPolicy, Reply, Request, Response, Routes, Upgrade,
+};
 pub use hub::{
     Audience, Excesses, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook,
     Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
@@ -64,6 +66,8 @@ pub mod docs {
     pub mod defaults {}
     #[doc = include_str!("docs/frames.md")]
     pub mod frames {}
+    #[doc = include_str!("docs/http.md")]
+    pub mod http {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/rooms.md")]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use excesses::Exceeded;
 pub use excesses::Excesses;
-pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
+pub(crate) use limits::{Address, Full, Handshake, HttpPlace, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -61,6 +61,9 @@ pub(crate) struct Endings {
     pub(crate) drained: AtomicUsize,
     pub(crate) cut: AtomicUsize,
     pub(crate) panics: AtomicUsize,
+    /// Requests that were answered, or whose clients went away.
+    pub(crate) requests: AtomicUsize,
+    pub(crate) requests_cut: AtomicUsize,
 }
 
 impl Endings {

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// A path with places in it: `/chat/{room}`, `/files/{*rest}`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pattern {
     text: Box<str>,
     segments: Box<[Segment]>,
 }
 
 /// What stands between two slashes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     /// These characters.
     Literal(Box<str>),
@@ -25,7 +25,7 @@ impl Pattern {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let Some(path) = text.strip_prefix('/') else {
             return Err("a path begins with a slash".into());
         };
@@ -48,7 +48,7 @@ impl Pattern {
     }
 
     /// As it was written.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
 
@@ -58,13 +58,13 @@ impl Pattern {
     /// In this order the first pattern that matches is the one that is meant: where two of them match one
     /// path, they differ first at a segment that one has written down and the other has not, or that one
     /// takes alone and the other with all behind it.
-    pub(super) fn order(&self, other: &Self) -> Ordering {
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
         let keys = self.segments.iter().map(Segment::key);
         keys.cmp(other.segments.iter().map(Segment::key))
     }
 
     /// Whether it stands for this path, as a request has it.
-    pub(super) fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         self.walk(path, |_, _| {})
     }
 

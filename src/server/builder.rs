@@ -21,7 +21,7 @@ use crate::config::{ClientCertificates, Tls};
 use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
-use crate::http::{OriginPolicy, PageHook, Request, Response, Upgrade};
+use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
 use crate::outbox::{Gap, SlowPeer};
@@ -61,7 +61,12 @@ pub struct Server(());
 impl Server {
     /// A server with the default [`Config`], no address and no callbacks.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), listeners: Vec::new(), handler: Closures::default() }
+        Builder {
+            config: Config::default(),
+            listeners: Vec::new(),
+            sites: Vec::new(),
+            handler: Closures::default(),
+        }
     }
 }
 
@@ -72,6 +77,8 @@ impl Server {
 pub struct Builder<H = Closures> {
     config: Config,
     listeners: Vec<(Source, Speaks)>,
+    /// Routes of listeners that have their own.
+    sites: Vec<Routes>,
     handler: H,
 }
 
@@ -331,38 +338,32 @@ impl<H> Builder<H> {
         self
     }
 
-    /// Answers a GET that is no WebSocket handshake: the page of a browser's client, or what it consists of.
-    /// `None`, as for every request without this call, is answered with a 426, which says that this address
-    /// serves WebSocket.
+    /// The application's own HTTP endpoints and files, beside the WebSocket on the same listeners; the last call
+    /// counts. See [`Routes`] and [HTTP](crate::docs::http).
     ///
-    /// This is for a few small pages and no web server: every request has a connection of its own, and the
-    /// answer is a whole [`Response`] that the client has to take in what is left of
-    /// [`Timeouts::handshake`](crate::config::Timeouts::handshake); until then it counts for
-    /// [`Limits::handshakes`](crate::config::Limits::handshakes), and not as a session. A stop cuts it off.
-    ///
-    /// A HEAD is asked like a GET, and its answer goes without its body. Other methods are answered with 405,
-    /// pages of foreign [origins](OriginPolicy) with 403. A request's body is not read. A handshake that
-    /// breaks a rule gets the answer that says which, and is not asked here. If `answer` panics the client
-    /// gets a 500; if it hangs it is dropped, and the client gets a 408.
-    ///
-    /// ```
-    /// use coracle::{Request, Server, http_types};
-    ///
-    /// let server = Server::builder().on_get(async |request: &Request| match request.path() {
-    ///     "/" => {
-    ///         let page = b"<!doctype html><script src=/client.js></script>".to_vec();
-    ///         let response = http_types::Response::builder();
-    ///         response.header("Content-Type", "text/html; charset=utf-8").body(page).ok()
-    ///     }
-    ///     _ => None,
-    /// });
-    /// ```
-    pub fn on_get<F>(mut self, answer: F) -> Self
-    where
-        F: AsyncFn(&Request) -> Option<Response> + Send + Sync + 'static,
-    {
-        self.config.pages = Some(PageHook::new(answer));
+    /// Without this call, and without any endpoint of the server's own, requests that are no WebSocket handshake
+    /// are answered with 426 or 405.
+    pub fn routes(mut self, routes: Routes) -> Self {
+        self.config.routes = Some(routes);
         self
+    }
+
+    /// Answers `GET /healthz` with 200 for as long as the server lives, and `GET /readyz` with 200 while it takes
+    /// further sessions: 503 while it stops, and when there are as many as there may be
+    /// ([`Limits::sessions`](crate::config::Limits::sessions)).
+    ///
+    /// While it stops, new connections are refused, so only who has a connection gets to see that 503.
+    pub fn health(mut self) -> Self {
+        self.config.health = true;
+        self
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for these routes alone: no WebSocket, no endpoint of
+    /// another listener. For what is not meant for everybody, on an address that not everybody reaches.
+    pub fn bind_http(mut self, address: impl ToSocketAddrs + fmt::Debug, routes: Routes) -> Self {
+        self.sites.push(routes);
+        let site = self.sites.len() - 1;
+        self.listen_on(address, Speaks::Site(site))
     }
 
     /// Replaces all callbacks by one value.
@@ -373,7 +374,12 @@ impl<H> Builder<H> {
 
 impl<H> Builder<H> {
     fn map<N>(self, change: impl FnOnce(H) -> N) -> Builder<N> {
-        Builder { config: self.config, listeners: self.listeners, handler: change(self.handler) }
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            sites: self.sites,
+            handler: change(self.handler),
+        }
     }
 }
 
@@ -504,6 +510,10 @@ impl<H: Handler> Builder<H> {
         let workers = check(&self.config)?;
         self.handler.check()?;
         let config = &self.config;
+        let problem = config.routes.iter().chain(&self.sites).find_map(Routes::problem);
+        if let Some(problem) = problem {
+            return Err(Error::Config(problem.into()));
+        }
         // The kernel's own bound for a peer that takes nothing comes after ours, which name
         // themselves. Linux counts a closed window as well as a vanished peer.
         let timeouts = &config.timeouts;
@@ -547,6 +557,7 @@ impl<H: Handler> Builder<H> {
             hub,
             self.handler,
             listeners,
+            self.sites,
             #[cfg(feature = "tls")]
             tls,
             workers,
@@ -619,6 +630,8 @@ fn check(config: &Config) -> Result<usize> {
     let timeouts = &config.timeouts;
     let durations = [
         ("timeouts.handshake", Some(timeouts.handshake)),
+        ("timeouts.keep_alive", Some(timeouts.keep_alive)),
+        ("timeouts.request", Some(timeouts.request)),
         ("timeouts.ping", timeouts.ping),
         ("timeouts.pong", Some(timeouts.pong)),
         ("timeouts.idle", timeouts.idle),
@@ -646,6 +659,7 @@ fn check(config: &Config) -> Result<usize> {
         ("limits.sessions", limits.sessions.unwrap_or(1)),
         ("limits.sessions_per_address", limits.sessions_per_address.unwrap_or(1)),
         ("limits.handshakes", limits.handshakes.unwrap_or(1)),
+        ("limits.http_connections", limits.http_connections.unwrap_or(1)),
         #[cfg(feature = "tls")]
         ("limits.tls_handshakes", limits.tls_handshakes.unwrap_or(1)),
     ];
