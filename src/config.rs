@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use std::net::IpAddr;
 
+#[cfg(feature = "fallback")]
+use crate::fallback::Fallbacks;
 use crate::http::{OriginPolicy, Routes};
 use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
@@ -86,6 +88,10 @@ pub struct Config {
     /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
     /// it can have the line carry, and only ever waits. Where both are set, both hold.
     pub inbound: Option<Inbound>,
+    /// Serves clients whose network lets no WebSocket through, by long polling and server-sent events. Default
+    /// `None`: no.
+    #[cfg(feature = "fallback")]
+    pub fallbacks: Option<Fallbacks>,
     /// Who answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
     pub routes: Option<Routes>,
     /// Whether `GET /healthz` and `GET /readyz` are answered. Default no.
@@ -114,6 +120,8 @@ impl Default for Config {
             presence: None,
             gap: None,
             inbound: None,
+            #[cfg(feature = "fallback")]
+            fallbacks: None,
             routes: None,
             health: false,
             #[cfg(feature = "json")]
@@ -338,6 +346,14 @@ pub struct Timeouts {
     /// A random part of `lifetime`, subtracted, so that sessions that began together do not end
     /// together. Default one tenth of `lifetime`; ignored without it.
     pub lifetime_jitter: Option<Duration>,
+    /// How long a long poll waits for a message before it is answered without one; also how often an event
+    /// stream is sent a sign of life. Default 10 s.
+    ///
+    /// Longer ones save requests, until a proxy in between gives them up, which many do after 30 s or 60 s.
+    pub poll_window: Duration,
+    /// How long the client of an [HTTP](crate::Protocol::Http) session may stay away: no poll, no event stream,
+    /// nothing posted. Default 30 s. The session ends with [`Cause::PollTimeout`](crate::Cause::PollTimeout).
+    pub poll_absence: Duration,
     /// From `request_stop` until what has not ended is cut. Default 10 s.
     pub stop: Duration,
 }
@@ -356,6 +372,8 @@ impl Default for Timeouts {
             close: Duration::from_secs(5),
             lifetime: None,
             lifetime_jitter: None,
+            poll_window: Duration::from_secs(10),
+            poll_absence: Duration::from_secs(30),
             stop: Duration::from_secs(10),
         }
     }

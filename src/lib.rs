@@ -3,6 +3,8 @@
 pub mod config;
 mod error;
 mod executor;
+#[cfg(feature = "fallback")]
+mod fallback;
 mod http;
 mod hub;
 #[cfg(feature = "internals")]
@@ -26,6 +28,8 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
+#[cfg(feature = "fallback")]
+pub use fallback::Fallbacks;
 pub use http::{
     Body, BodyError, Handover, IntoReply, OriginPolicy, Reply, Request, Response, Routes, Upgrade,
 };
@@ -64,6 +68,9 @@ pub mod docs {
     pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[cfg(feature = "fallback")]
+    #[doc = include_str!("docs/fallbacks.md")]
+    pub mod fallbacks {}
     #[doc = include_str!("docs/frames.md")]
     pub mod frames {}
     #[doc = include_str!("docs/http.md")]

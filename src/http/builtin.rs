@@ -13,6 +13,8 @@ use super::reply::{IntoReply, Reply};
 use super::request::Request;
 use super::routes::Found;
 use crate::config::Config;
+#[cfg(feature = "fallback")]
+use crate::fallback::{Asked, Call};
 use crate::session::Handler;
 
 /// One of them.
@@ -22,6 +24,9 @@ pub(crate) enum Builtin {
     Live,
     /// Further sessions are welcome.
     Ready,
+    /// A client without WebSocket.
+    #[cfg(feature = "fallback")]
+    Fallback(Asked),
 }
 
 impl Builtin {
@@ -30,11 +35,19 @@ impl Builtin {
 
     /// Whether any of them is switched on.
     pub(crate) fn any(config: &Config) -> bool {
+        #[cfg(feature = "fallback")]
+        if config.fallbacks.is_some() {
+            return true;
+        }
         config.health
     }
 
     /// What is at this path, of what is switched on.
     pub(crate) fn find(config: &Config, path: &str) -> Option<Self> {
+        #[cfg(feature = "fallback")]
+        if let Some(asked) = config.fallbacks.as_ref().and_then(|it| it.asked(path)) {
+            return Some(Self::Fallback(asked));
+        }
         match path {
             Self::LIVE if config.health => Some(Self::Live),
             Self::READY if config.health => Some(Self::Ready),
@@ -46,6 +59,8 @@ impl Builtin {
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
             Self::Live | Self::Ready => &[Method::GET],
+            #[cfg(feature = "fallback")]
+            Self::Fallback(asked) => asked.methods(),
         }
     }
 
@@ -61,10 +76,15 @@ impl Builtin {
     pub(super) async fn answer<H: Handler>(
         self,
         door: &Door<'_, H>,
-        _request: &Request,
-        _body: &mut Body,
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] request: &Request,
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] body: &mut Body,
     ) -> Reply {
         match self {
+            #[cfg(feature = "fallback")]
+            Self::Fallback(asked) => match &door.hub.desk {
+                Some(desk) => Call { door, desk, request }.answer(asked, body).await,
+                None => StatusCode::NOT_FOUND.into_reply(),
+            },
             Self::Live => health(StatusCode::OK, "live\n"),
             Self::Ready if door.hub.shutdown.is_stopping() => {
                 health(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")

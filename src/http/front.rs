@@ -24,6 +24,8 @@ use super::response::{self, Response};
 use super::routes::Routes;
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
+#[cfg(feature = "fallback")]
+use crate::fallback::Host;
 use crate::hub::{Address, Full, Handshake, HttpPlace, Hub, Membership, Place, Profile};
 use crate::message::CloseCode;
 use crate::session::Handler;
@@ -79,6 +81,9 @@ pub(crate) struct Door<'a, H> {
     pub(crate) hub: &'a Arc<Hub>,
     pub(crate) handler: &'a Arc<H>,
     pub(crate) peer: Peer,
+    /// Who has sessions live here that have no connection of their own.
+    #[cfg(feature = "fallback")]
+    pub(crate) host: &'a dyn Host,
     /// The only routes of its listener, where there is no WebSocket.
     pub(super) site: Option<&'a Routes>,
     /// Who has connected, as far as it is known by now: the peer, or for whom it has.
@@ -121,12 +126,15 @@ impl<'a, H: Handler> Door<'a, H> {
         handler: &'a Arc<H>,
         peer: Peer,
         site: Option<&'a Routes>,
+        #[cfg(feature = "fallback")] host: &'a dyn Host,
     ) -> Self {
         Self {
             worker,
             hub,
             handler,
             peer,
+            #[cfg(feature = "fallback")]
+            host,
             site,
             nearest: Cell::new(peer),
             client: Cell::new(peer.ip()),
@@ -312,6 +320,11 @@ impl<'a, H: Handler> Door<'a, H> {
         place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
     }
 
+    /// The same for who can be answered.
+    pub(crate) fn session_place(&self) -> Result<Place, Refusal> {
+        self.hub.limits.session(self.address()).map_err(full)
+    }
+
     /// Ready when the server stops. The worker wakes every connection then.
     async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
@@ -361,7 +374,7 @@ impl<'a, H: Handler> Door<'a, H> {
         self.hub.config.origins.check(request)?;
         let offer = upgrade::check(request)?;
         let extensions = extensions::negotiate(request, &self.hub.config)?;
-        let place = self.hub.limits.session(self.address()).map_err(full)?;
+        let place = self.session_place()?;
         // Called inside of the guard: a panic may come before there is a future.
         let accept = async { self.handler.accept(request).await };
         let upgrade = self.guarded("the accept hook", accept).await?.map_err(Outcome::Refused)?;
@@ -395,7 +408,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// What the application says; its panic ends the request and nothing else.
-    pub(super) async fn guarded<T>(
+    pub(crate) async fn guarded<T>(
         &self,
         who: &str,
         hook: impl Future<Output = T>,

@@ -283,6 +283,24 @@ impl Request {
         })
     }
 
+    /// The same request for another target.
+    ///
+    /// # Errors
+    ///
+    /// As of [`parse`](Self::parse), if it is none.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn with_target(&self, target: &str) -> Result<Self, Refusal> {
+        // Before it is put among the head's lines.
+        check_target(target)?;
+        let after = self.head.get(self.target.end as usize..).unwrap_or_default();
+        let head = [self.method.as_str().as_bytes(), b" ", target.as_bytes(), after].concat();
+        let mut request = Self::parse(head, self.peer, MAX_HEADERS)?;
+        request.client = self.client;
+        #[cfg(feature = "tls")]
+        request.set_tls(self.tls.clone());
+        Ok(request)
+    }
+
     /// Where its body ends.
     pub(super) fn framing(&self) -> body::Framing {
         self.framing

@@ -25,6 +25,8 @@ pub use rooms::{
 
 use crate::config::Config;
 use crate::executor::{Clock, Time};
+#[cfg(feature = "fallback")]
+use crate::fallback::Desk;
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -53,6 +55,9 @@ pub(crate) struct Hub {
     pub(crate) shutdown: Shutdown,
     pub(crate) endings: Endings,
     pub(crate) exceeded: Exceeded,
+    /// Where clients without WebSocket are served.
+    #[cfg(feature = "fallback")]
+    pub(crate) desk: Option<Desk>,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -83,6 +88,8 @@ impl Hub {
             rooms: Index::new(workers, limits.published_bytes),
             terms: Terms::new(bounds, budget),
             limits: Limits::new(&config.limits),
+            #[cfg(feature = "fallback")]
+            desk: Desk::new(&config),
             config,
             clock,
             shutdown,
@@ -119,6 +126,18 @@ impl Hub {
         now: Time,
     ) -> Membership {
         self.insert(Protocol::Frames, profile, None, place, worker, now)
+    }
+
+    /// The same for a session whose client comes with requests.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn open_http(
+        self: &Arc<Self>,
+        profile: Profile,
+        place: Place,
+        worker: usize,
+        now: Time,
+    ) -> Membership {
+        self.insert(Protocol::Http, profile, None, place, worker, now)
     }
 
     fn insert(

@@ -91,7 +91,7 @@ impl Pattern {
                 (_, Some((part, behind))) => (part, Some(behind)),
             };
             // Split first, then decoded: an encoded slash divides nothing (RFC 3986 section 2.2).
-            let Some(part) = decode(part) else {
+            let Some(part) = percent_decoded(part) else {
                 return false;
             };
             let agree = match segment {
@@ -151,7 +151,7 @@ impl Segment {
 }
 
 /// Undoes percent-encoding (RFC 3986 section 2.1). `None`: it is none, or what comes out is not UTF-8.
-fn decode(part: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn percent_decoded(part: &str) -> Option<Cow<'_, str>> {
     if !part.contains('%') {
         return Some(Cow::Borrowed(part));
     }

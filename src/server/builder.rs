@@ -21,6 +21,8 @@ use crate::config::{ClientCertificates, Tls};
 use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
+#[cfg(feature = "fallback")]
+use crate::fallback::Fallbacks;
 use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
@@ -227,6 +229,14 @@ impl<H> Builder<H> {
     /// Which browser origins may connect; without this call only the server's own.
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.config.origins = origins;
+        self
+    }
+
+    /// Serves clients whose network lets no WebSocket through as well, by long polling and server-sent events;
+    /// without this call they are not. See [fallbacks](crate::docs::fallbacks).
+    #[cfg(feature = "fallback")]
+    pub fn fallbacks(mut self, fallbacks: Fallbacks) -> Self {
+        self.config.fallbacks = Some(fallbacks);
         self
     }
 
@@ -639,6 +649,8 @@ fn check(config: &Config) -> Result<usize> {
         ("timeouts.writer", Some(timeouts.writer)),
         ("timeouts.close", Some(timeouts.close)),
         ("timeouts.lifetime", timeouts.lifetime),
+        ("timeouts.poll_window", Some(timeouts.poll_window)),
+        ("timeouts.poll_absence", Some(timeouts.poll_absence)),
     ];
     for (name, duration) in durations {
         if duration == Some(Duration::ZERO) {
@@ -667,6 +679,10 @@ fn check(config: &Config) -> Result<usize> {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
         }
+    }
+    #[cfg(feature = "fallback")]
+    if let Some(invalid) = config.fallbacks.as_ref().and_then(Fallbacks::invalid) {
+        return Err(Error::Config(invalid));
     }
     if let Some(invalid) = config.inbound.and_then(|inbound| inbound.invalid()) {
         return Err(Error::Config(invalid));

@@ -20,6 +20,8 @@ use super::secure;
 use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
+#[cfg(feature = "fallback")]
+use crate::fallback::Host;
 use crate::http::Routes;
 use crate::http::front::{Admitted, Approach, Door};
 use crate::http::handover::Handed;
@@ -530,6 +532,33 @@ fn connection<H: Handler>(
     }
 }
 
+/// Has sessions live on this worker whose clients come with requests, on whatever worker.
+#[cfg(feature = "fallback")]
+struct Lodging<'a, H> {
+    worker: &'a Rc<Worker>,
+    station: &'a Rc<Station<H>>,
+}
+
+#[cfg(feature = "fallback")]
+impl<H: Handler> Host for Lodging<'_, H> {
+    fn host(
+        &self,
+        transport: Transport,
+        membership: Membership,
+        beside: Pin<Box<dyn Future<Output = ()>>>,
+    ) {
+        let (worker, station) = (Rc::clone(self.worker), Rc::clone(self.station));
+        station.crew.posts[station.index].load.fetch_add(1, Ordering::Relaxed);
+        let load = Load(station);
+        self.worker.spawn(async move {
+            // Only here: it is this task that drives it.
+            let link = Link::new(&worker, transport, Vec::new(), membership.member());
+            drive(Box::new(link), membership, &*load.0.handler).await;
+        });
+        self.worker.spawn(beside);
+    }
+}
+
 /// What a handshake leaves of a connection.
 struct Opened {
     transport: Transport,
@@ -540,7 +569,7 @@ struct Opened {
 /// The handshake of a connection, up to the session that comes of it.
 async fn open<H: Handler>(
     worker: &Rc<Worker>,
-    station: &Station<H>,
+    station: &Rc<Station<H>>,
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
@@ -549,7 +578,17 @@ async fn open<H: Handler>(
         Speaks::Site(number) => station.crew.sites.get(number),
         _ => None,
     };
-    let door = Door::new(worker, hub, &station.handler, peer, site);
+    #[cfg(feature = "fallback")]
+    let lodging = Lodging { worker, station };
+    let door = Door::new(
+        worker,
+        hub,
+        &station.handler,
+        peer,
+        site,
+        #[cfg(feature = "fallback")]
+        &lodging,
+    );
     let (transport, Admitted { membership, input }) = match handed {
         None => admit(station, &door, transport, speaks, handshake).await?,
         Some(handed) => {
