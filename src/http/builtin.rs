@@ -7,8 +7,13 @@
 use ::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use ::http::{Method, StatusCode};
 
+#[cfg(feature = "json")]
+use serde_json::json;
+
 use super::body::Body;
 use super::front::Door;
+#[cfg(feature = "json")]
+use super::openapi::{self, Described, response};
 use super::reply::{IntoReply, Reply};
 use super::request::Request;
 use super::routes::Found;
@@ -22,6 +27,9 @@ pub(crate) enum Builtin {
     Live,
     /// Further sessions are welcome.
     Ready,
+    /// The description of them all.
+    #[cfg(feature = "json")]
+    OpenApi,
 }
 
 impl Builtin {
@@ -30,6 +38,10 @@ impl Builtin {
 
     /// Whether any of them is switched on.
     pub(crate) fn any(config: &Config) -> bool {
+        #[cfg(feature = "json")]
+        if config.openapi.is_some() {
+            return true;
+        }
         config.health
     }
 
@@ -38,14 +50,43 @@ impl Builtin {
         match path {
             Self::LIVE if config.health => Some(Self::Live),
             Self::READY if config.health => Some(Self::Ready),
+            #[cfg(feature = "json")]
+            path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
             _ => None,
         }
+    }
+
+    /// All that are switched on, for the description; nothing is said of the description itself.
+    #[cfg(feature = "json")]
+    pub(super) fn described(config: &Config) -> Vec<Described> {
+        let mut all = Vec::new();
+        if config.health {
+            for (path, summary, good, bad) in [
+                (Self::LIVE, "Whether the server is there.", "It is.", None),
+                (
+                    Self::READY,
+                    "Whether it takes further sessions.",
+                    "It does.",
+                    Some("It does not."),
+                ),
+            ] {
+                let mut responses = json!({ "200": response(good) });
+                if let Some(bad) = bad {
+                    responses["503"] = response(bad);
+                }
+                let operation = json!({ "summary": summary, "responses": responses });
+                all.push(Described { path: path.into(), method: Method::GET, operation });
+            }
+        }
+        all
     }
 
     /// What it is asked with; a HEAD is answered like a GET.
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
             Self::Live | Self::Ready => &[Method::GET],
+            #[cfg(feature = "json")]
+            Self::OpenApi => &[Method::GET],
         }
     }
 
@@ -73,6 +114,8 @@ impl Builtin {
                 health(StatusCode::SERVICE_UNAVAILABLE, "full\n")
             }
             Self::Ready => health(StatusCode::OK, "ready\n"),
+            #[cfg(feature = "json")]
+            Self::OpenApi => Reply::json(&openapi::document(&door.hub.config)),
         }
     }
 }
