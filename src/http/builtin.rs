@@ -7,8 +7,13 @@
 use ::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use ::http::{Method, StatusCode};
 
+#[cfg(feature = "json")]
+use serde_json::json;
+
 use super::body::Body;
 use super::front::Door;
+#[cfg(feature = "json")]
+use super::openapi::{self, Described, response};
 use super::reply::{IntoReply, Reply};
 use super::request::Request;
 use super::routes::Found;
@@ -27,6 +32,9 @@ pub(crate) enum Builtin {
     /// A client without WebSocket.
     #[cfg(feature = "fallback")]
     Fallback(Asked),
+    /// The description of them all.
+    #[cfg(feature = "json")]
+    OpenApi,
 }
 
 impl Builtin {
@@ -37,6 +45,10 @@ impl Builtin {
     pub(crate) fn any(config: &Config) -> bool {
         #[cfg(feature = "fallback")]
         if config.fallbacks.is_some() {
+            return true;
+        }
+        #[cfg(feature = "json")]
+        if config.openapi.is_some() {
             return true;
         }
         config.health
@@ -51,8 +63,35 @@ impl Builtin {
         match path {
             Self::LIVE if config.health => Some(Self::Live),
             Self::READY if config.health => Some(Self::Ready),
+            #[cfg(feature = "json")]
+            path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
             _ => None,
         }
+    }
+
+    /// All that are switched on, for the description; nothing is said of the description itself.
+    #[cfg(feature = "json")]
+    pub(super) fn described(config: &Config) -> Vec<Described> {
+        let mut all = Vec::new();
+        if config.health {
+            for (path, summary, good, bad) in [
+                (Self::LIVE, "Whether the server is there.", "It is.", None),
+                (
+                    Self::READY,
+                    "Whether it takes further sessions.",
+                    "It does.",
+                    Some("It does not."),
+                ),
+            ] {
+                let mut responses = json!({ "200": response(good) });
+                if let Some(bad) = bad {
+                    responses["503"] = response(bad);
+                }
+                let operation = json!({ "summary": summary, "responses": responses });
+                all.push(Described { path: path.into(), method: Method::GET, operation });
+            }
+        }
+        all
     }
 
     /// What it is asked with; a HEAD is answered like a GET.
@@ -61,6 +100,8 @@ impl Builtin {
             Self::Live | Self::Ready => &[Method::GET],
             #[cfg(feature = "fallback")]
             Self::Fallback(asked) => asked.methods(),
+            #[cfg(feature = "json")]
+            Self::OpenApi => &[Method::GET],
         }
     }
 
@@ -93,6 +134,8 @@ impl Builtin {
                 health(StatusCode::SERVICE_UNAVAILABLE, "full\n")
             }
             Self::Ready => health(StatusCode::OK, "ready\n"),
+            #[cfg(feature = "json")]
+            Self::OpenApi => Reply::json(&openapi::document(&door.hub.config)),
         }
     }
 }

@@ -312,6 +312,14 @@ impl Routes {
         self.problem.as_deref()
     }
 
+    /// Every route: its pattern, and what it is.
+    #[cfg(feature = "json")]
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&Pattern, &Route)> {
+        self.entries
+            .iter()
+            .flat_map(|entry| entry.routes.iter().map(|route| (&*entry.pattern, route)))
+    }
+
     /// Who answers this request as if it were of this method. The pattern is kept in the request.
     pub(crate) fn find(&self, request: &Request, method: &Method) -> Found<'_> {
         let path = request.path();

@@ -52,6 +52,12 @@ impl Pattern {
         &self.text
     }
 
+    /// The names of its places.
+    #[cfg(feature = "json")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(Segment::name)
+    }
+
     /// The more definite first: what is written before what is not, from the left. Equal: they stand for
     /// the same paths.
     ///

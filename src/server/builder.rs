@@ -368,6 +368,15 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Describes the HTTP endpoints at this path, for example `/openapi.json`: an OpenAPI 3.1 document of those of
+    /// the server's own that are switched on, and of the application's [`Routes`], with their
+    /// [summaries](Routes::summary).
+    #[cfg(feature = "json")]
+    pub fn openapi(mut self, path: impl Into<String>) -> Self {
+        self.config.openapi = Some(path.into());
+        self
+    }
+
     /// Listens on this address, like [`bind`](Self::bind), for these routes alone: no WebSocket, no endpoint of
     /// another listener. For what is not meant for everybody, on an address that not everybody reaches.
     pub fn bind_http(mut self, address: impl ToSocketAddrs + fmt::Debug, routes: Routes) -> Self {
@@ -704,7 +713,12 @@ fn check(config: &Config) -> Result<usize> {
             }
         }
     }
-    if let Some(entry) = config.origins.invalid_entry() {
+    #[cfg(feature = "json")]
+    if let Some(path) = config.openapi.as_ref().filter(|path| !path.starts_with('/')) {
+        return Err(Error::Config(format!("openapi is {path:?}: a path begins with a slash")));
+    }
+    let policies = config.routes.iter().filter_map(|routes| routes.origins.as_ref());
+    if let Some(entry) = policies.chain([&config.origins]).find_map(OriginPolicy::invalid_entry) {
         return Err(Error::Config(format!(
             "origins: {entry:?} is no origin: write it like \"https://example.com\" or \
              \"https://*.example.com:8443\""
