@@ -24,10 +24,16 @@ pub(super) fn is_near(a: &str, b: &str) -> bool {
     a.len().abs_diff(b.len()) <= 1 && distance(a, b) <= 1
 }
 
-/// The name that somebody probably meant: at least two thirds of it are right.
-pub(super) fn nearest<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let found = names.map(|it| (distance(it, name), it)).min_by_key(|(distance, _)| *distance);
-    found.filter(|(distance, it)| *distance <= it.len() / 3).map(|(_, it)| it)
+/// The name that somebody probably meant: at least two thirds of it are right, or it only lacks its first
+/// word.
+pub(super) fn nearest<'a>(
+    name: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Option<&'a str> {
+    let distances = names.clone().map(|it| (distance(it, name), it));
+    let near = distances.min_by_key(|(distance, _)| *distance);
+    let near = near.filter(|(distance, it)| *distance <= it.len() / 3).map(|(_, it)| it);
+    near.or_else(|| names.clone().find(|it| it.split_once('_').is_some_and(|(_, it)| it == name)))
 }
 
 #[cfg(test)]
@@ -53,9 +59,10 @@ mod tests {
 
     #[test]
     fn a_name_is_meant_if_most_of_it_is_right() {
-        let names = || ["PORT", "IDLE_TIMEOUT", "PING_INTERVAL"].into_iter();
+        let names = || ["PORT", "IDLE_TIMEOUT", "PING_INTERVAL", "ENABLE_DEFLATE"].into_iter();
         assert_eq!(nearest("IDLE_TIME", names()), Some("IDLE_TIMEOUT"));
         assert_eq!(nearest("PRT", names()), Some("PORT"));
+        assert_eq!(nearest("DEFLATE", names()), Some("ENABLE_DEFLATE"));
         assert_eq!(nearest("COLOUR", names()), None);
         assert!(is_near("PORT", "PORTS") && !is_near("PORT", "PROT"));
     }

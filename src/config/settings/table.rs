@@ -14,7 +14,7 @@ use crate::http::OriginPolicy;
 use crate::outbox::SlowPeer;
 
 /// All of them, in the order of the documentation.
-pub(super) fn settings() -> impl Iterator<Item = &'static Setting> {
+pub(super) fn settings() -> impl Iterator<Item = &'static Setting> + Clone {
     [LISTENING, TIMES, LIMITS, PEERS, RATES, DEFLATE, TLS].into_iter().flatten()
 }
 
