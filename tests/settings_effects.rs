@@ -30,10 +30,10 @@ fn websocket_host_is_where_it_listens() {
     let (client, _) = app.client();
     client.goodbye();
     let places = app.server.handle.listeners();
-    let [ListenAddr::Tcp(_), ListenAddr::Tcp(named), ListenAddr::Unix(..)] = &places[..] else {
+    let [ListenAddr::Tcp(_), ListenAddr::Tcp(named), ListenAddr::Unix(..)] = places[..] else {
         panic!("{places:?}")
     };
-    for mut client in [Raw::connect(*named), Raw::connect_unix(&path)] {
+    for mut client in [Raw::connect(named), Raw::connect_unix(&path)] {
         client.upgrade();
         client.echo("hello");
         client.goodbye();
@@ -161,6 +161,7 @@ fn websocket_writer_timeout_ends_who_keeps_others_waiting() {
     within(writer.write("begun")).unwrap();
     assert_eq!(client.read_frame().payload, b"begun");
     session.try_send("behind").unwrap();
+    client.stream.set_read_timeout(Some(SOON)).unwrap();
     assert_eq!(client.read_close().0, 1011);
     client.send_frame(CLOSE, &1011_u16.to_be_bytes());
     app.expect_timer(Cause::WriterStalled, Timer::Writer);
@@ -204,9 +205,11 @@ fn websocket_lifetime_jitter_spreads_the_ends() {
 fn websocket_stop_timeout_ends_the_stop() {
     let app = app(&[("WEBSOCKET_STOP_TIMEOUT", BRIEF), ("WEBSOCKET_CLOSE_TIMEOUT", "1h")]);
     let _silent = app.client();
+    app.server.handle.request_stop();
+    let closed = soon("the session is cut", || app.records.try_next());
+    assert_eq!(closed.timer, Some(Timer::Stop), "{closed}");
     let report = app.server.finish();
     assert_eq!((report.drained, report.cut), (0, 1));
-    assert_eq!(app.records.next().timer, Some(Timer::Stop));
 }
 
 // Limits.

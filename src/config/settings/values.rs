@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+#[cfg(feature = "tls")]
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -143,6 +144,7 @@ pub(super) fn list<T>(text: &str, item: impl FnMut(&str) -> Parsed<T>) -> Parsed
 }
 
 /// A file, as a program started here would find it.
+#[cfg(feature = "tls")]
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
     if is_pem(text) {
         return Err("allowed is the path of a file, and not what is in it".to_owned());
