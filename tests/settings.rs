@@ -76,6 +76,7 @@ fn a_wrong_value_is_named_with_its_setting_and_what_is_allowed() {
         ("WEBSOCKET_LIFETIME_JITTER", "off", ", or 0, or auto"),
         ("WEBSOCKET_MAX_MESSAGE_SIZE", "64kb", "64k, 16m, 1g (KiB, MiB, GiB)"),
         ("WEBSOCKET_MAX_MESSAGE_SIZE", "0", "a number of bytes from 1"),
+        ("WEBSOCKET_MAX_MESSAGE_SIZE", "9999999999g", "a number of bytes from 1"),
         ("WEBSOCKET_MAX_SESSIONS", "many", ", or auto"),
         ("WEBSOCKET_UNIX_MODE", "0888", "permissions of a file in octal"),
         ("WEBSOCKET_UNIX_MODE", "0444", "somebody must be able to write"),
@@ -297,6 +298,11 @@ fn without_any_setting_it_listens_on_port_9090_of_all_addresses() {
     let config = Config::from_pairs([("", ""); 0]).unwrap();
     let places: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     assert_eq!(places, ["0.0.0.0:9090"]);
+    // Unless the program itself says where.
+    let config = Config::from_pairs([("WEBSOCKET_HOST", "none")]).unwrap();
+    assert!(config.listen.is_empty());
+    let error = coracle::Server::builder().config(config).run().unwrap_err().to_string();
+    expect(&error, &["nothing to listen on"]);
 }
 
 #[test]
@@ -421,8 +427,10 @@ mod dotenv {
     // part of the comment: the port was 9090 again, without a word.
     #[test]
     fn a_quote_in_a_comment_swallows_no_setting() {
-        let text = "WEBSOCKET_WORKERS=1  # don't\nWEBSOCKET_PORT=1\nA=1  # isn't\nB=2\n";
-        expect(&refused_file(text), &["a.env:1 cannot be read", "no quotes in a comment"]);
+        for first in ["WEBSOCKET_WORKERS=1", "A=\"1\\n2\\n3\""] {
+            let text = format!("{first}  # don't\nWEBSOCKET_PORT=1\nA=1  # isn't\nB=2\n");
+            expect(&refused_file(text), &["a.env:1 cannot be read", "no quotes in a comment"]);
+        }
     }
 
     #[test]

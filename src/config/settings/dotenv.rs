@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use super::{Origin, Sources, find};
+use super::{Origin, PREFIX, Sources, find, near_setting};
 use crate::error::{Error, Result};
 
 /// A file of settings has some dozens of lines; who names a larger one has named the wrong one.
@@ -43,9 +43,13 @@ impl Sources {
             let first = lines.find(|(line, number)| *number > before && !is_blank(line));
             let line = first.map_or(before + 1, |(_, number)| number);
             // A quote in a comment makes the parser take what follows for a part of it, up to the next quote,
-            // and a setting would be lost without a word.
-            let count = (handed.get() + 1).saturating_sub(line);
-            let entry = entry.ok().filter(|(_, value)| value.matches('\n').count() + 1 >= count);
+            // and a setting would be lost without a word. So a value of several lines has them all, and no
+            // setting among them.
+            let more = handed.get().saturating_sub(line);
+            let entry = entry.ok().filter(|(_, value)| {
+                value.matches('\n').count() >= more
+                    && !lines.clone().take(more).any(|(line, _)| is_assignment(line))
+            });
             let Some((name, value)) = entry else {
                 // What the line has is not repeated: it may be a password.
                 self.problems.push(format!(
@@ -66,6 +70,15 @@ impl Sources {
             self.add(name, value.into(), Origin::File(file.clone(), line));
         }
     }
+}
+
+/// Whether the line would set something of ours.
+fn is_assignment(line: &str) -> bool {
+    let line = line.strip_prefix("export ").unwrap_or(line);
+    line.split_once('=').is_some_and(|(name, _)| {
+        let name = name.trim().to_ascii_uppercase();
+        name.starts_with(PREFIX) || near_setting(&name).is_some()
+    })
 }
 
 /// The file's text, which ends with its last line.

@@ -182,8 +182,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What was found, before it is read.
-#[derive(Debug, Default)]
+/// What was found, before it is read. Not for `Debug`: passwords are among it.
+#[derive(Default)]
 struct Sources {
     given: BTreeMap<&'static str, (OsString, Origin)>,
     problems: Vec<String>,
@@ -206,7 +206,7 @@ impl Sources {
         }
         let name = name.to_string_lossy();
         let upper = name.to_ascii_uppercase();
-        let near = table::settings().find(|setting| is_near(setting.name, &upper));
+        let near = near_setting(&upper);
         if near.is_none() && !upper.starts_with(PREFIX) {
             return;
         }
@@ -242,6 +242,11 @@ impl Sources {
 
 fn find(name: &OsStr) -> Option<&'static Setting> {
     table::settings().find(|setting| name == setting.name)
+}
+
+/// One whose name differs by a letter at most.
+fn near_setting(name: &str) -> Option<&'static Setting> {
+    table::settings().find(|setting| is_near(setting.name, name))
 }
 
 /// What somebody may have meant, of the names that begin alike.

@@ -13,6 +13,10 @@ pub(super) type Parsed<T> = Result<T, String>;
 /// A year. It bounds nothing but mistakes: clocks can add it to any time of theirs.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// A tebibyte: nobody means that a session holds more, or moves more in a second. Where there are fewer
+/// addresses, half of them.
+const LARGEST: u64 = if usize::BITS < 64 { u32::MAX as u64 / 2 } else { 1 << 40 };
+
 /// Stores a value where it belongs.
 pub(super) fn put<T>(place: &mut T, value: Parsed<T>) -> Parsed<()> {
     *place = value?;
@@ -48,11 +52,12 @@ pub(super) fn size(text: &str, least: u64) -> Parsed<usize> {
     let bytes = shift.and_then(|shift| {
         let number: u64 = digits(number)?.parse().ok()?;
         let bytes = number.checked_mul(1 << shift)?;
-        usize::try_from(bytes).ok().filter(|_| bytes >= least)
+        usize::try_from(bytes).ok().filter(|_| (least..=LARGEST).contains(&bytes))
     });
     bytes.ok_or_else(|| {
         format!(
-            "allowed is a number of bytes from {least}, such as 65536, or 64k, 16m, 1g (KiB, MiB, GiB)"
+            "allowed is a number of bytes from {least} to {LARGEST}, such as 65536, or 64k, 16m, 1g (KiB, \
+             MiB, GiB)"
         )
     })
 }
@@ -211,10 +216,14 @@ mod tests {
         {
             assert_eq!(size(text, 0), Ok(bytes), "{text}");
         }
-        for text in ["", "k", "-1", "+1", "1kb", "1 k", "1t", "18446744073709551615g", "1.5m"] {
+        for text in
+            ["", "k", "-1", "+1", "1kb", "1 k", "1t", "18446744073709551615g", "1.5m", "1025g"]
+        {
             assert!(size(text, 0).is_err(), "{text}");
         }
         assert!(size("1023", 1024).is_err() && size("1k", 1024).is_ok());
+        let said = "allowed is a number of bytes from 1 to 1099511627776, such as ";
+        assert!(usize::BITS < 64 || size("0", 1).unwrap_err().starts_with(said));
     }
 
     #[test]
