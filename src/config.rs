@@ -1,9 +1,12 @@
 //! Every knob: its default, its unit, and what it costs.
 //!
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
-//! [`Builder::config`](crate::Builder::config).
+//! [`Builder::config`](crate::Builder::config). [`Config::from_env`] reads it from
+//! [settings](crate::docs::settings).
 
 mod inbound;
+mod listen;
+mod settings;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -21,6 +24,8 @@ use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
 pub use inbound::{Excess, Inbound, Rate};
+pub use listen::Listen;
+pub use settings::Setting;
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
@@ -39,6 +44,9 @@ pub struct Config {
     /// Connections the kernel may hold ready for `accept`. Default 4 096; the kernel bounds it
     /// further by `net.core.somaxconn`.
     pub backlog: u32,
+    /// Where to listen, before the addresses that the builder is given. Default: nowhere;
+    /// [`from_env`](Self::from_env) fills it.
+    pub listen: Vec<Listen>,
     /// Which browser origins may connect. Default: the server's own.
     pub origins: OriginPolicy,
     /// Which proxies stand in front, and what they say about the client. Default: none.
@@ -106,6 +114,7 @@ impl Default for Config {
         Self {
             workers: None,
             backlog: 4096,
+            listen: Vec::new(),
             origins: OriginPolicy::default(),
             proxies: Proxies::default(),
             timeouts: Timeouts::default(),

@@ -79,6 +79,8 @@ pub mod docs {
     pub mod listeners {}
     #[doc = include_str!("docs/rooms.md")]
     pub mod rooms {}
+    #[doc = include_str!("docs/settings.md")]
+    pub mod settings {}
     #[doc = include_str!("docs/shutdown.md")]
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
-use super::listen::{Source, UnixSocket};
+use super::listen::{Source, UnixSocket, configured};
 use super::signals::Interrupts;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
@@ -208,7 +208,8 @@ impl<H> Builder<H> {
         self
     }
 
-    /// Replaces the whole configuration.
+    /// Replaces the whole configuration. What it says to [listen](Config::listen) on comes before the
+    /// addresses of this builder.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -533,6 +534,8 @@ impl<H: Handler> Builder<H> {
         if let Some(problem) = problem {
             return Err(Error::Config(problem.into()));
         }
+        let mut asked = configured(config);
+        asked.extend(self.listeners);
         // The kernel's own bound for a peer that takes nothing comes after ours, which name
         // themselves. Linux counts a closed window as well as a vanished peer.
         let timeouts = &config.timeouts;
@@ -542,11 +545,11 @@ impl<H: Handler> Builder<H> {
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
         #[cfg(feature = "tls")]
         let tls = {
-            let needed = self.listeners.iter().any(|(_, speaks)| speaks.needs_tls());
+            let needed = asked.iter().any(|(_, speaks)| speaks.needs_tls());
             if needed && config.tls.is_none() {
                 return Err(Error::Config(NO_CERTIFICATE.into()));
             }
-            let either = self.listeners.iter().any(|(_, speaks)| *speaks == Speaks::Either);
+            let either = asked.iter().any(|(_, speaks)| *speaks == Speaks::Either);
             if let Some(ClientCertificates::Required(_)) = config.tls.as_ref().map(|it| &it.clients)
             {
                 if either {
@@ -558,7 +561,7 @@ impl<H: Handler> Builder<H> {
         };
         let mut listeners = Vec::new();
         let mut bound = Vec::new();
-        for (source, speaks) in self.listeners {
+        for (source, speaks) in asked {
             let probes = speaks.is_frames().then_some(timeouts.ping).flatten();
             source.listen(config.backlog, liveness, probes, &mut bound)?;
             listeners.extend(bound.drain(..).map(|bound| Listening { bound, speaks }));
@@ -607,7 +610,7 @@ impl<H: Handler> Builder<H> {
     /// As of [`run`](Self::run). `ready` has been called before only if it is this thread's own worker
     /// that cannot be started.
     pub fn run_with(self, ready: impl FnOnce(&ServerHandle)) -> Result<Report> {
-        if self.listeners.is_empty() {
+        if self.listeners.is_empty() && self.config.listen.is_empty() {
             return Err(Error::Config("nothing to listen on: call `bind` or `bind_unix`".into()));
         }
         let Assembled { crew, mut duties, addresses } = self.assemble()?;
