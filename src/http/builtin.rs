@@ -73,6 +73,10 @@ impl Builtin {
     #[cfg(feature = "json")]
     pub(super) fn described(config: &Config) -> Vec<Described> {
         let mut all = Vec::new();
+        #[cfg(feature = "fallback")]
+        if let Some(fallbacks) = &config.fallbacks {
+            all.extend(fallbacks.described());
+        }
         if config.health {
             for (path, summary, good, bad) in [
                 (Self::LIVE, "Whether the server is there.", "It is.", None),

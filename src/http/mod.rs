@@ -37,7 +37,7 @@ pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;
 #[cfg(feature = "json")]
-mod openapi;
+pub(crate) mod openapi;
 pub(crate) mod origin;
 pub(crate) mod refusal;
 pub(crate) mod reply;
