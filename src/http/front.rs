@@ -339,6 +339,7 @@ impl<'a, H: Handler> Door<'a, H> {
     ) -> Result<Request, Outcome> {
         self.head_only.set(false);
         let mut request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        request.set_hub(self.hub);
         #[cfg(feature = "tls")]
         request.set_tls(tls);
         let proxies = &self.hub.config.proxies;
