@@ -50,7 +50,7 @@
  * @property {string} room
  * @property {boolean} [recovered] whether everything since our last message follows
  * @property {string} [epoch]
- * @property {number} [last] the id of the room's last message
+ * @property {number} [position] the id of the room's last message before what follows
  */
 
 /**
@@ -294,7 +294,7 @@ export class Coracle {
         this.#rooms.delete(room);
         if (this.#state !== "open") return;
         const { leaveMessage, names } = this.#options;
-        this.#say(leaveMessage ? leaveMessage(room) : { type: names.leave, room });
+        this.#say(leaveMessage ? leaveMessage(room) : { type: names.leave, room, payload: { room } });
     }
 
     /**
@@ -486,7 +486,7 @@ export class Coracle {
         }
         try {
             this.#say(joinMessage ? joinMessage(name, { id: after, epoch })
-                : { type: names.join, room: name, payload: { after, epoch } });
+                : { type: names.join, room: name, payload: { room: name, epoch, after } });
         } catch (error) {
             report(error);
         }
@@ -529,11 +529,11 @@ export class Coracle {
             }
         }
         if (envelope.type !== names.joined || typeof envelope.room !== "string") return undefined;
-        const { recovered, epoch, last } = Object(envelope.payload);
-        return { room: envelope.room, recovered, epoch, last };
+        const { recovered, epoch, position } = Object(envelope.payload);
+        return { room: envelope.room, recovered, epoch, position };
     }
 
-    #joined({ room: name, recovered, epoch, last }) {
+    #joined({ room: name, recovered, epoch, position }) {
         const room = this.#rooms.get(name);
         if (!room) return;
         const anew = epoch !== undefined && room.epoch !== undefined && epoch !== room.epoch;
@@ -542,7 +542,7 @@ export class Coracle {
         if (anew) room.seen = room.after = undefined;
         // From here it goes on if nothing is said before the next reconnect. We have not seen it, though: the
         // server may send some of what was before.
-        if (isNumber(last) && (recovered !== true || anew)) room.after = last;
+        if (isNumber(position) && (recovered !== true || anew)) room.after = position;
         const asked = room.asked && (recovered !== undefined || anew);
         room.asked = false;
         const whole = recovered === true && !anew;

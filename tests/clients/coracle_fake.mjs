@@ -75,6 +75,7 @@ export class FakeServer {
     fault = () => undefined; // (verb, query, count)
     webSocket = "open"; // or "throws", "fails", "hangs"
     streams = "open"; // or "held" by a proxy, "fails"
+    overlap = 0; // so many messages are sent again that the client has said it has
     down = false;
     #made = 0;
 
@@ -104,7 +105,7 @@ export class FakeServer {
 
     make(path, socket) {
         this.#made += 1;
-        const session = new FakeSession(`token-${this.#made}`, path, socket);
+        const session = new FakeSession(this, `token-${this.#made}`, path, socket);
         this.sessions.set(session.token, session);
         return session;
     }
@@ -178,8 +179,8 @@ class FakeSession {
     #kept = []; // [number, data]
     #poll = null;
 
-    constructor(token, path, socket) {
-        Object.assign(this, { token, path, socket });
+    constructor(server, token, path, socket) {
+        Object.assign(this, { server, token, path, socket });
     }
 
     send(data) {
@@ -203,12 +204,13 @@ class FakeSession {
     }
 
     acknowledge(cursor) {
-        this.#kept = this.#kept.filter(([number]) => number > cursor);
+        this.#kept = this.#kept.filter(([number]) => number > cursor - this.server.overlap);
     }
 
     async poll(cursor, max) {
         if (this.#poll) return refused(409, "another poll waits");
-        if (!this.#kept.length && !this.closing) {
+        const waits = () => !this.#kept.some(([number]) => number > cursor);
+        if (waits() && !this.closing) {
             await new Promise((resolve) => {
                 const timer = setTimeout(resolve, 10_000);
                 this.#poll = () => {
@@ -238,7 +240,7 @@ class FakeSession {
         this.#poll?.();
         this.stream = stream;
         this.acknowledge(cursor);
-        stream.sent = cursor;
+        stream.sent = cursor - this.server.overlap;
         stream.emit("open", JSON.stringify({ session_id: this.token, cursor }));
         this.#move();
     }
@@ -313,8 +315,8 @@ class FakeStream {
             const session = server.sessions.get(query.session_id);
             if (server.down || server.streams === "fails" || !session) return this.drop();
             this.held = server.streams === "held";
-            // The browser's own event comes with the head of the answer.
-            if (!this.held) this.#fire({ type: "open" });
+            // The browser's own event comes with the head of the answer, which a proxy lets through.
+            this.#fire({ type: "open" });
             session.streamed(this, Number(query.cursor));
         });
     }

@@ -21,12 +21,12 @@ beforeEach(() => {
     globalThis.reportError = (error) => reported.push(error.message);
 });
 
-// Every test ends by proving that nothing is left that would run later.
 afterEach(async () => {
     try {
         server.fault = () => undefined;
         for (const client of clients) client.close();
-        await clock.until("nothing is left", () => clock.pending === 0, 10_000 + 5_000);
+        await clock.settle();
+        assert.equal(clock.pending, 0, "nothing is left that would run later");
     } finally {
         clock.remove();
     }
@@ -266,9 +266,16 @@ test("reconnect does not wait, ends what there is, and opens what was closed", a
     client.close(4000, "bye");
     await clock.settle();
     assert.equal(client.state, "closed");
+    assert.equal(client.waiting, 0);
     client.reconnect();
     await isOpen(client);
     assert.equal(seen.closes.at(-1).code, 4000);
+    only().abort();
+    client.send("for nobody");
+    client.close();
+    client.reconnect();
+    await isOpen(client);
+    assert.deepEqual(server.heard, []);
 });
 
 test("the network's return and a look at the page bring the next try forward, but not the server's own wait", async (t) => {
@@ -336,6 +343,16 @@ for (const [how, takes] of [["throws", 0], ["fails", 0], ["hangs", 5000]]) {
     });
 }
 
+test("what was in the way of WebSocket may be gone when there is no way at all", async () => {
+    server.webSocket = "fails";
+    const [client] = open();
+    await isOpen(client);
+    server.webSocket = "open";
+    server.fault = () => ({ status: 502 });
+    only().close(1001, "");
+    await clock.until("WebSocket", () => client.transport === "websocket", 60_000);
+});
+
 test("a restart of the server is not taken for a blockade", async () => {
     const [client, seen] = open();
     await isOpen(client);
@@ -390,6 +407,41 @@ test("a stream that is held back is left for polls, with nothing lost or doubled
     assert.equal(server.count("events"), 1);
 });
 
+test("what comes again has been had", async () => {
+    server.overlap = 7;
+    const [client, seen] = open({ transports: ["sse", "polling"] });
+    await clock.until("a stream", () => client.transport === "sse");
+    const texts = numbered(100);
+    for (const [n, text] of texts.entries()) {
+        only().send(text);
+        if (n === 50) server.streams = "fails";
+        if (n % 10 === 9) {
+            only().stream.drop();
+            await clock.pass(100);
+        }
+    }
+    await clock.until("all", () => seen.messages.length >= 100);
+    assert.deepEqual([seen.messages, client.transport], [texts, "polling"]);
+});
+
+test("a number that does not follow is not taken, but asked for again", async () => {
+    const [client, seen] = open({ transports: ["sse", "polling"] });
+    await clock.until("a stream", () => client.transport === "sse");
+    only().send("one");
+    only().stream.emit("message", "three", 3);
+    only().send("two");
+    await clock.until("two", () => seen.messages.length === 2);
+    assert.deepEqual(seen.messages, ["one", "two"]);
+    // In a poll there is nothing to ask for.
+    const [other, heard] = open(polling);
+    await isOpen(other);
+    server.fault = (verb, { session_id: id }) => (verb === "poll" && id
+        ? { status: 200, body: '["five"]', headers: { "Coracle-Cursor": "5" } } : undefined);
+    only().send("one");
+    await clock.until("a new session", () => heard.closes.length);
+    assert.deepEqual([heard.messages, heard.closes[0].reason], [["one"], "the server has left messages out"]);
+});
+
 test("a stream that breaks goes on where it was, and polls take over where none comes about", async () => {
     const [client, seen] = open({ transports: ["sse", "polling"] });
     await clock.until("a stream", () => client.transport === "sse");
@@ -403,7 +455,7 @@ test("a stream that breaks goes on where it was, and polls take over where none 
     }
     await clock.until("all", () => seen.messages.length >= 300);
     assert.deepEqual(seen.messages, texts);
-    await clock.until("a stream again", () => client.transport === "sse");
+    await clock.until("a stream again", () => client.transport === "sse", 15_000);
     assert.deepEqual(seen.opens.length, 1);
 });
 
@@ -504,6 +556,21 @@ test("a session that is gone is followed by another, and what was not sent goes 
     }
 });
 
+test("what may have arrived before a session ended is not sent again", async () => {
+    const [client, seen] = open(polling);
+    await isOpen(client);
+    server.fault = (verb, _, count) => (verb === "send" && count === 1 ? "silent" : undefined);
+    client.send("one");
+    await clock.until("it has arrived", () => server.heard.length);
+    client.send("two");
+    const first = only();
+    server.sessions.clear();
+    first.abort();
+    await clock.until("the second", () => seen.opens.length === 2 && server.heard.length === 2);
+    await clock.pass(1000);
+    assert.deepEqual(server.heard, ["one", "two"]);
+});
+
 test("a server that is gone is given up after a while, and found when it is there again", async () => {
     const [client, seen] = open(polling);
     await isOpen(client);
@@ -519,13 +586,15 @@ test("a server that is gone is given up after a while, and found when it is ther
 test("an interruption that is short is no reconnect", async () => {
     const [client, seen] = open(polling);
     await isOpen(client);
-    server.down = true;
-    await clock.pass(15_000);
-    only().send("meanwhile");
-    client.send("also meanwhile");
-    server.down = false;
-    await clock.until("both", () => seen.messages.length && server.heard.length);
-    assert.deepEqual([seen.messages, server.heard, seen.closes], [["meanwhile"], ["also meanwhile"], []]);
+    for (let n = 1; n <= 4; n += 1) {
+        server.down = true;
+        await clock.pass(15_000);
+        only().send("meanwhile");
+        client.send("also meanwhile");
+        server.down = false;
+        await clock.until("both", () => seen.messages.length === n && server.heard.length === n);
+    }
+    assert.deepEqual(seen.closes, []);
 });
 
 test("the server's close comes behind the messages before it, by stream and by poll", async () => {
@@ -572,6 +641,10 @@ test("a stream is acknowledged, so that the server need not end it", async () =>
     assert.ok(acks.length >= 30 && acks.length < 60, `${acks.length}`);
     assert.equal(acks.at(-1), 10_000);
     assert.equal(server.count("events"), 1);
+    const before = [server.count("ack"), clock.now];
+    for (let n = 0; n < 10; n += 1) only().send("x".repeat(30_000));
+    await clock.settle();
+    assert.deepEqual([server.count("ack"), clock.now], [before[0] + 1, before[1]], "large ones sooner");
 });
 
 test("a stream that has been silent for long is opened anew, and an idle client stays", async () => {
@@ -640,10 +713,11 @@ test("rooms are joined again after the last message that came, which comes once"
     client.join("c");
     client.leave("c");
     assert.deepEqual(client.rooms, ["a", "b"]);
-    assert.deepEqual(server.heard, ['{"type":"join","room":"a","payload":{}}', '{"type":"join","room":"b","payload":{}}',
-        '{"type":"join","room":"c","payload":{}}', '{"type":"leave","room":"c"}']);
-    only().send(joined("a", { epoch: "e", last: 0 }));
-    only().send(joined("b", { epoch: "e", last: 40 }));
+    assert.deepEqual(server.heard, ['{"type":"join","room":"a","payload":{"room":"a"}}',
+        '{"type":"join","room":"b","payload":{"room":"b"}}', '{"type":"join","room":"c","payload":{"room":"c"}}',
+        '{"type":"leave","room":"c","payload":{"room":"c"}}']);
+    only().send(joined("a", { epoch: "e", position: 0 }));
+    only().send(joined("b", { epoch: "e", position: 40 }));
     for (const id of [1, 2, 3, 2, 3]) only().send(line("a", id, `${id}`));
     for (const id of [1, 1]) only().send(line("elsewhere", id, "no room of ours"));
     only().send('{"id":"2","room":"a","type":"line","payload":"no number"}');
@@ -654,11 +728,11 @@ test("rooms are joined again after the last message that came, which comes once"
     seen.messages = [];
     only().abort();
     await isOpen(client);
-    assert.deepEqual(server.heard, ['{"type":"join","room":"a","payload":{"after":3,"epoch":"e"}}',
-        '{"type":"join","room":"b","payload":{"after":40,"epoch":"e"}}']);
+    assert.deepEqual(server.heard, ['{"type":"join","room":"a","payload":{"room":"a","epoch":"e","after":3}}',
+        '{"type":"join","room":"b","payload":{"room":"b","epoch":"e","after":40}}']);
     for (const id of [3, 4, 5]) only().send(line("a", id, `${id}`));
     assert.deepEqual(seen.messages, [], "who has not been told waits");
-    only().send(joined("a", { epoch: "e", last: 5, recovered: true }));
+    only().send(joined("a", { epoch: "e", position: 5, recovered: true }));
     only().send(line("a", 6, "6"));
     assert.deepEqual(seen.messages.map((text) => JSON.parse(text).payload).filter((it) => !it.epoch), ["4", "5", "6"]);
     assert.deepEqual(seen.events, [["recovered", { room: "a", recovered: true }]]);
@@ -668,7 +742,7 @@ test("a room whose numbers have begun anew is shown whole, and said to be so bef
     const [client, seen] = open();
     client.join("a");
     await isOpen(client);
-    only().send(joined("a", { epoch: "one", last: 0 }));
+    only().send(joined("a", { epoch: "one", position: 0 }));
     for (const id of [1, 2, 3]) only().send(line("a", id, `one ${id}`));
     only().abort();
     await isOpen(client);
@@ -676,7 +750,7 @@ test("a room whose numbers have begun anew is shown whole, and said to be so bef
     client.on("lost", ({ room }) => order.push(`lost ${room}`));
     client.onTyped("line", (text) => order.push(text));
     for (const id of [1, 2]) only().send(line("a", id, `two ${id}`));
-    only().send(joined("a", { epoch: "two", last: 2, recovered: false }));
+    only().send(joined("a", { epoch: "two", position: 2, recovered: false }));
     only().send(line("a", 3, "two 3"));
     assert.deepEqual(order, ["lost a", "two 1", "two 2", "two 3"]);
     assert.deepEqual(seen.events[0], ["recovered", { room: "a", recovered: false }]);
@@ -686,12 +760,12 @@ test("what was not recovered is said, and the old messages are not shown again",
     const [client, seen] = open();
     client.join("a");
     await isOpen(client);
-    only().send(joined("a", { epoch: "one", last: 7 }));
+    only().send(joined("a", { epoch: "one", position: 7 }));
     only().send(line("a", 8, "8"));
     only().abort();
     await isOpen(client);
     for (const id of [7, 8, 90]) only().send(line("a", id, `${id}`));
-    only().send(joined("a", { epoch: "one", last: 90, recovered: false }));
+    only().send(joined("a", { epoch: "one", position: 90, recovered: false }));
     assert.deepEqual(seen.events, [["recovered", { room: "a", recovered: false }], ["lost", { room: "a" }]]);
     assert.deepEqual(seen.messages.map((text) => JSON.parse(text)).filter((it) => it.id).map((it) => it.id), [8, 90]);
 });
@@ -700,14 +774,14 @@ test("an answer that never comes, or is cut off, holds nothing back for good", a
     const [client, seen] = open();
     client.join("a");
     await isOpen(client);
-    only().send(joined("a", { epoch: "one", last: 1 }));
+    only().send(joined("a", { epoch: "one", position: 1 }));
     only().abort();
     await isOpen(client);
     only().send(line("a", 2, "2"));
     // The connection breaks before the answer: the next one sends it again, and it is shown once.
     only().abort();
     await isOpen(client);
-    assert.deepEqual(server.heard.at(-1), '{"type":"join","room":"a","payload":{"after":1,"epoch":"one"}}');
+    assert.deepEqual(server.heard.at(-1), '{"type":"join","room":"a","payload":{"room":"a","epoch":"one","after":1}}');
     seen.messages = [];
     only().send(line("a", 2, "2"));
     await clock.pass(10_000);
@@ -722,12 +796,12 @@ test("another vocabulary for rooms is spoken by options", async () => {
     });
     client.join("a");
     await isOpen(client);
-    only().send('{"type":"in","payload":{"room":"a","epoch":"e","last":3}}');
+    only().send('{"type":"in","payload":{"room":"a","epoch":"e","position":3}}');
     only().abort();
     await isOpen(client);
-    only().send('{"type":"in","payload":{"room":"a","epoch":"e","last":3,"recovered":true}}');
+    only().send('{"type":"in","payload":{"room":"a","epoch":"e","position":3,"recovered":true}}');
     client.leave("a");
-    assert.deepEqual(server.heard, ["JOIN a", '["again","a",3,"e"]', '{"type":"part","room":"a"}']);
+    assert.deepEqual(server.heard, ["JOIN a", '["again","a",3,"e"]', '{"type":"part","room":"a","payload":{"room":"a"}}']);
     assert.deepEqual(seen.events, [["recovered", { room: "a", recovered: true }]]);
 });
 
