@@ -955,8 +955,9 @@ class HttpLink {
         if (this.#done) return;
         batch.since ||= now();
         if (this.#isTooLong(batch.since)) return;
+        const { tries } = batch;
         batch.tries += 1;
-        await this.#pause(backoff(batch.tries));
+        await this.#pause(backoff(tries));
     }
 
     // --- What goes wrong
@@ -981,8 +982,9 @@ class HttpLink {
         if (this.#done) return;
         this.#since ||= now();
         if (this.#isTooLong(this.#since)) return;
+        const misses = this.#misses;
         this.#misses += 1;
-        await this.#pause(wait ?? backoff(this.#misses));
+        await this.#pause(wait ?? backoff(misses));
     }
 
     /** Gives up where nothing has come through for too long. */
