@@ -19,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle::config::{Inbound, Rate};
 use coracle::{
-    BoxError, BytesPerSecond, CloseCode, JoinError, Message, PresenceChange, PresenceEvent,
-    Publication, Rates, Request, Response, SendError, Server, Session, Unlimited, Upgrade,
+    Body, BoxError, BytesPerSecond, CloseCode, JoinError, Message, PresenceChange, PresenceEvent,
+    Publication, Rates, Request, Response, Routes, SendError, Server, Session, Unlimited, Upgrade,
     http_types,
 };
 
@@ -68,7 +68,9 @@ fn serve() -> Result<(), BoxError> {
             Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited)
                 .with_inbound(Inbound::pause().with_messages(messages))
         })
-        .on_get(async |request: &Request| Some(page(request.path())))
+        .routes(
+            Routes::new().fallback(async |request: &Request, _: &mut Body| page(request.path())),
+        )
         .on_accept(async |request: &Request| match wire::room(request.path()) {
             Some(room) => Ok(Upgrade::new().data(Visitor { room, place: Mutex::default() })),
             None => Err(no_page()),

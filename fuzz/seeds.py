@@ -327,6 +327,23 @@ PROXY = {
 for name, data in PROXY.items():
     seed("proxy", name, data)
 
+# Chunked bodies, each in three cuts.
+
+CHUNKED = {
+    "plain": b"5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\nGET / HTTP/1.1\r\n",
+    "extended": b"00A;name=\"a value\";x\r\n0123456789\r\n0;last\r\nX-A: b\r\nX-C:\t d\r\n\r\n",
+    "bare-lf": b"5\nhello\n0\n\n",
+    "sign": b"+5\r\nhello\r\n0\r\n\r\n",
+    "prefix": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "wrapped": b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "huge": b"ffffffffffffffff\r\nhello",
+    "long": b"5\r\nhello!\r\n0\r\n\r\n",
+    "folded": b"0\r\nX: a\r\n b\r\n\r\n",
+}
+for name, data in CHUNKED.items():
+    for cut, sent in ("", u16(0)), ("-split", u16(7)), ("-pieces", u16(1000)):
+        seed("chunked", name + cut, sent + data)
+
 if __name__ == "__main__":
     for directory in sorted(ROOT.iterdir()):
         files = list(directory.iterdir())

@@ -1,9 +1,12 @@
 //! Every knob: its default, its unit, and what it costs.
 //!
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
-//! [`Builder::config`](crate::Builder::config).
+//! [`Builder::config`](crate::Builder::config). [`Config::from_env`] reads it from
+//! [settings](crate::docs::settings).
 
 mod inbound;
+mod listen;
+mod settings;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -11,7 +14,9 @@ use std::time::Duration;
 
 use std::net::IpAddr;
 
-use crate::http::{OriginPolicy, PageHook};
+#[cfg(feature = "fallback")]
+use crate::fallback::Fallbacks;
+use crate::http::{OriginPolicy, Routes};
 use crate::hub::{PresenceHook, RoomPolicy};
 pub use crate::network::Network;
 use crate::outbox::SlowPeer;
@@ -19,6 +24,8 @@ use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
 pub use inbound::{Excess, Inbound, Rate};
+pub use listen::Listen;
+pub use settings::Setting;
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
 
@@ -37,6 +44,9 @@ pub struct Config {
     /// Connections the kernel may hold ready for `accept`. Default 4 096; the kernel bounds it
     /// further by `net.core.somaxconn`.
     pub backlog: u32,
+    /// Where to listen, before the addresses that the builder is given. Default: nowhere;
+    /// [`from_env`](Self::from_env) fills it.
+    pub listen: Vec<Listen>,
     /// Which browser origins may connect. Default: the server's own.
     pub origins: OriginPolicy,
     /// Which proxies stand in front, and what they say about the client. Default: none.
@@ -86,8 +96,17 @@ pub struct Config {
     /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
     /// it can have the line carry, and only ever waits. Where both are set, both hold.
     pub inbound: Option<Inbound>,
-    /// Answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
-    pub pages: Option<PageHook>,
+    /// Serves clients whose network lets no WebSocket through, by long polling and server-sent events. Default
+    /// `None`: no.
+    #[cfg(feature = "fallback")]
+    pub fallbacks: Option<Fallbacks>,
+    /// Who answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
+    pub routes: Option<Routes>,
+    /// Whether `GET /healthz` and `GET /readyz` are answered. Default no.
+    pub health: bool,
+    /// Where the HTTP endpoints are described, for example `/openapi.json`. Default `None`: nowhere.
+    #[cfg(feature = "json")]
+    pub openapi: Option<String>,
 }
 
 impl Default for Config {
@@ -95,6 +114,7 @@ impl Default for Config {
         Self {
             workers: None,
             backlog: 4096,
+            listen: Vec::new(),
             origins: OriginPolicy::default(),
             proxies: Proxies::default(),
             timeouts: Timeouts::default(),
@@ -109,7 +129,12 @@ impl Default for Config {
             presence: None,
             gap: None,
             inbound: None,
-            pages: None,
+            #[cfg(feature = "fallback")]
+            fallbacks: None,
+            routes: None,
+            health: false,
+            #[cfg(feature = "json")]
+            openapi: None,
         }
     }
 }
@@ -296,8 +321,15 @@ impl Proxies {
 #[non_exhaustive]
 pub struct Timeouts {
     /// From `accept` to the 101: the header of the PROXY protocol, if there has to be one, TLS handshake,
-    /// request head and accept hook together; or to the end of a [page](Config::pages). Default 10 s.
+    /// request head and accept hook together. For a request that follows others on its connection, from its first
+    /// byte. Default 10 s.
     pub handshake: Duration,
+    /// From the end of an answer to the first byte of the next request on its connection. Default 15 s.
+    pub keep_alive: Duration,
+    /// From the head of a request to what a [route](Config::routes) has to say to it; then the client gets a 503
+    /// and the route is dropped. Default 30 s. How long a body may take that is
+    /// [sent](crate::Reply::stream) part by part is not counted.
+    pub request: Duration,
     /// Silence of the peer after which it is sent a ping. Default 25 s.
     ///
     /// Any received byte counts as a sign of life. Where there are no pings the kernel asks, see
@@ -323,6 +355,14 @@ pub struct Timeouts {
     /// A random part of `lifetime`, subtracted, so that sessions that began together do not end
     /// together. Default one tenth of `lifetime`; ignored without it.
     pub lifetime_jitter: Option<Duration>,
+    /// How long a long poll waits for a message before it is answered without one; also how often an event
+    /// stream is sent a sign of life. Default 10 s.
+    ///
+    /// Longer ones save requests, until a proxy in between gives them up, which many do after 30 s or 60 s.
+    pub poll_window: Duration,
+    /// How long the client of an [HTTP](crate::Protocol::Http) session may stay away: no poll, no event stream,
+    /// nothing posted. Default 30 s. The session ends with [`Cause::PollTimeout`](crate::Cause::PollTimeout).
+    pub poll_absence: Duration,
     /// From `request_stop` until what has not ended is cut. Default 10 s.
     pub stop: Duration,
 }
@@ -331,6 +371,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             handshake: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(15),
+            request: Duration::from_secs(30),
             ping: Some(Duration::from_secs(25)),
             pong: Duration::from_secs(10),
             idle: None,
@@ -339,6 +381,8 @@ impl Default for Timeouts {
             close: Duration::from_secs(5),
             lifetime: None,
             lifetime_jitter: None,
+            poll_window: Duration::from_secs(10),
+            poll_absence: Duration::from_secs(30),
             stop: Duration::from_secs(10),
         }
     }
@@ -362,6 +406,12 @@ pub struct Limits {
     /// Slowest request head, in bytes per second, counted from its first byte after a grace of
     /// two seconds. Default 256; below it 408.
     pub head_bytes_per_second: u32,
+    /// Largest body of a request, in bytes. Default 1 MiB; beyond it 413. A route may have
+    /// [its own](crate::Routes::body_bytes).
+    pub body_bytes: u64,
+    /// Slowest body of a request, in bytes per second, counted while somebody waits for it, after a grace of two
+    /// seconds. Default 256; below it 408.
+    pub body_bytes_per_second: u32,
     /// Messages that may wait for one peer; of publications a quarter more. Default 1 024.
     pub outbox_messages: usize,
     /// Bytes of payload that may wait for one peer; of publications a quarter more. Default 1 MiB. A single
@@ -395,6 +445,13 @@ pub struct Limits {
     /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
     /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
+    /// Connections on which ordinary requests have come, from the first of them to the end of the connection or
+    /// its upgrade, idle ones included. Three quarters of them for one address. They are neither
+    /// sessions nor handshakes. Default `None`: an eighth of `sessions`, at least 64. Beyond it: 503 with
+    /// `Retry-After`.
+    ///
+    /// A connection does not count while it carries a session's long poll or event stream: the session does.
+    pub http_connections: Option<usize>,
     /// TLS handshakes under way at a time, each from the client's first bytes until both sides have
     /// agreed; three quarters of them for one address. Default: as many as `handshakes`, of which
     /// they are some.
@@ -413,6 +470,8 @@ impl Default for Limits {
             fragments: 1024,
             head_bytes: 8 * 1024,
             head_bytes_per_second: 256,
+            body_bytes: 1024 * 1024,
+            body_bytes_per_second: 256,
             outbox_messages: 1024,
             outbox_bytes: 1024 * 1024,
             outboxes_bytes: None,
@@ -422,6 +481,7 @@ impl Default for Limits {
             sessions: None,
             sessions_per_address: None,
             handshakes: None,
+            http_connections: None,
             #[cfg(feature = "tls")]
             tls_handshakes: None,
         }

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::Bytes;
 
 use crate::config::Config;
+use crate::http::chunked::{Chunked, Step};
 use crate::http::head::HeadScanner;
 use crate::http::refusal::Refusal;
 use crate::http::{Request, Upgrade, extensions, forwarded, response, upgrade};
@@ -296,4 +297,33 @@ pub fn welcome(request: &Request) -> Upgrade {
         Some(protocol) => Upgrade::new().subprotocol(protocol),
         None => Upgrade::new(),
     }
+}
+
+/// What comes of a chunked body that arrives in these pieces: its data, and how many bytes are behind it; `None`
+/// if it does not end.
+///
+/// # Errors
+///
+/// What is wrong.
+pub fn chunked<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<Option<(Vec<u8>, usize)>, &'static str> {
+    let mut chunked = Chunked::default();
+    let (mut data, mut behind) = (Vec::new(), None);
+    for mut piece in pieces {
+        if let Some(behind) = &mut behind {
+            *behind += piece.len();
+        }
+        while behind.is_none() {
+            match chunked.step(piece)? {
+                Step::Data { skip, len } => {
+                    data.extend_from_slice(&piece[skip..skip + len]);
+                    piece = &piece[skip + len..];
+                }
+                Step::More { .. } => break,
+                Step::End { skip } => behind = Some(piece.len() - skip),
+            }
+        }
+    }
+    Ok(behind.map(|behind| (data, behind)))
 }

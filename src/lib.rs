@@ -3,6 +3,8 @@
 pub mod config;
 mod error;
 mod executor;
+#[cfg(feature = "fallback")]
+mod fallback;
 mod http;
 mod hub;
 #[cfg(feature = "internals")]
@@ -26,7 +28,11 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
-pub use http::{Handover, OriginPolicy, PageHook, Request, Response, Upgrade};
+#[cfg(feature = "fallback")]
+pub use fallback::Fallbacks;
+pub use http::{
+    Body, BodyError, Handover, IntoReply, OriginPolicy, Reply, Request, Response, Routes, Upgrade,
+};
 pub use hub::{
     Audience, Excesses, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook,
     Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
@@ -64,12 +70,19 @@ pub mod docs {
     pub mod compression {}
     #[doc = include_str!("docs/defaults.md")]
     pub mod defaults {}
+    #[cfg(feature = "fallback")]
+    #[doc = include_str!("docs/fallbacks.md")]
+    pub mod fallbacks {}
     #[doc = include_str!("docs/frames.md")]
     pub mod frames {}
+    #[doc = include_str!("docs/http.md")]
+    pub mod http {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/rooms.md")]
     pub mod rooms {}
+    #[doc = include_str!("docs/settings.md")]
+    pub mod settings {}
     #[doc = include_str!("docs/shutdown.md")]
     pub mod shutdown {}
     #[doc = include_str!("docs/streaming.md")]

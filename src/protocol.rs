@@ -13,6 +13,22 @@ pub enum Protocol {
     /// Length-prefixed frames: the number of bytes, as a big-endian `u32`, then so many bytes. See
     /// [frames](crate::docs::frames).
     Frames,
+    /// Long polling or server-sent events for what the session sends, and POST for what it receives. See
+    /// [fallbacks](crate::docs::fallbacks).
+    #[cfg(feature = "fallback")]
+    Http,
+}
+
+impl Protocol {
+    /// The client comes and goes with its requests: there is no connection that could be pinged, or that
+    /// stalls.
+    pub(crate) fn is_http(self) -> bool {
+        #[cfg(feature = "fallback")]
+        if self == Self::Http {
+            return true;
+        }
+        false
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -20,6 +36,8 @@ impl fmt::Display for Protocol {
         f.write_str(match self {
             Self::WebSocket => "WebSocket",
             Self::Frames => "frames",
+            #[cfg(feature = "fallback")]
+            Self::Http => "HTTP",
         })
     }
 }

@@ -713,6 +713,8 @@ fn a_limit_or_a_deadline_of_nothing_is_refused_by_its_name() {
     const ZERO: Duration = Duration::ZERO;
     let mistakes: &[Mistake] = &[
         ("timeouts.handshake", |it| it.timeouts.handshake = ZERO),
+        ("timeouts.keep_alive", |it| it.timeouts.keep_alive = ZERO),
+        ("timeouts.request", |it| it.timeouts.request = ZERO),
         ("timeouts.ping", |it| it.timeouts.ping = Some(ZERO)),
         ("timeouts.pong", |it| it.timeouts.pong = ZERO),
         ("timeouts.idle", |it| it.timeouts.idle = Some(ZERO)),
@@ -726,6 +728,7 @@ fn a_limit_or_a_deadline_of_nothing_is_refused_by_its_name() {
         ("limits.sessions", |it| it.limits.sessions = Some(0)),
         ("limits.sessions_per_address", |it| it.limits.sessions_per_address = Some(0)),
         ("limits.handshakes", |it| it.limits.handshakes = Some(0)),
+        ("limits.http_connections", |it| it.limits.http_connections = Some(0)),
         #[cfg(feature = "tls")]
         ("limits.tls_handshakes", |it| it.limits.tls_handshakes = Some(0)),
         ("workers", |it| it.workers = Some(0)),

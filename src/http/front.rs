@@ -1,7 +1,7 @@
 //! The waiting part of the front door: reads one request head under its deadlines, asks the
 //! application, answers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -21,9 +21,12 @@ use super::head::HeadScanner;
 use super::refusal::Refusal;
 use super::request::Request;
 use super::response::{self, Response};
+use super::routes::Routes;
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
-use crate::hub::{Address, Full, Handshake, Hub, Membership, Place, Profile};
+#[cfg(feature = "fallback")]
+use crate::fallback::Host;
+use crate::hub::{Address, Full, Handshake, HttpPlace, Hub, Membership, Place, Profile};
 use crate::message::CloseCode;
 use crate::session::Handler;
 use crate::transport::{ClientName, Peer, Transport, proxy};
@@ -76,22 +79,36 @@ impl Approach {
 pub(crate) struct Door<'a, H> {
     pub(crate) worker: &'a Rc<Worker>,
     pub(crate) hub: &'a Arc<Hub>,
-    pub(crate) handler: &'a H,
+    pub(crate) handler: &'a Arc<H>,
     pub(crate) peer: Peer,
+    /// Who has sessions live here that have no connection of their own.
+    #[cfg(feature = "fallback")]
+    pub(crate) host: &'a dyn Host,
+    /// The only routes of its listener, where there is no WebSocket.
+    pub(super) site: Option<&'a Routes>,
     /// Who has connected, as far as it is known by now: the peer, or for whom it has.
-    nearest: Cell<Peer>,
+    pub(super) nearest: Cell<Peer>,
     client: Cell<Option<IpAddr>>,
     /// The request was a HEAD: its answer has no body.
     head_only: Cell<bool>,
-    /// An answer has begun to leave: the 101, or a page.
+    /// The 101 has begun to leave.
     answering: Cell<bool>,
+    /// Among the connections with ordinary requests.
+    pub(super) place: RefCell<Option<HttpPlace>>,
+    /// It has given its place back for as long as a session answers.
+    pub(super) parked: Cell<bool>,
+}
+
+/// What has become of a connection's first request.
+enum First {
+    Admitted(Admitted),
+    /// It is none for a WebSocket; what came behind it.
+    Ordinary(Box<Request>, Vec<u8>),
 }
 
 /// Why there is no session.
-enum Outcome {
+pub(super) enum Outcome {
     Refused(Response),
-    /// The request was for a page, which has been sent.
-    Answered(StatusCode),
     /// The peer has gone, or the socket failed.
     Gone(io::Error),
 }
@@ -106,18 +123,25 @@ impl<'a, H: Handler> Door<'a, H> {
     pub(crate) fn new(
         worker: &'a Rc<Worker>,
         hub: &'a Arc<Hub>,
-        handler: &'a H,
+        handler: &'a Arc<H>,
         peer: Peer,
+        site: Option<&'a Routes>,
+        #[cfg(feature = "fallback")] host: &'a dyn Host,
     ) -> Self {
         Self {
             worker,
             hub,
             handler,
             peer,
+            #[cfg(feature = "fallback")]
+            host,
+            site,
             nearest: Cell::new(peer),
             client: Cell::new(peer.ip()),
             head_only: Cell::default(),
             answering: Cell::default(),
+            place: RefCell::default(),
+            parked: Cell::default(),
         }
     }
 
@@ -147,18 +171,24 @@ impl<'a, H: Handler> Door<'a, H> {
         }
     }
 
-    /// Receives one request and answers it. `None`: there is no session, and the transport can be
-    /// dropped.
+    /// Receives requests and answers them, until one of them is a WebSocket handshake, which the first mostly
+    /// is. `None`: there is no session, and the transport can be dropped.
     ///
     /// A place for a session is taken before the application is asked.
     pub(crate) async fn admit(
         &self,
         transport: &mut Transport,
         approach: Approach,
+        under_way: Handshake,
     ) -> Option<Admitted> {
         let deadline = approach.deadline;
-        let outcome = self.answer_in_time(deadline, self.handshake(transport, approach)).await;
-        self.conclude(transport, outcome).await
+        let outcome = self.answer_in_time(deadline, self.first(transport, approach)).await;
+        match self.conclude(transport, outcome).await? {
+            First::Admitted(admitted) => Some(admitted),
+            First::Ordinary(request, input) => {
+                Box::pin(self.converse(transport, *request, input, under_way)).await
+            }
+        }
     }
 
     /// A step of the handshake, until its deadline, or until the server stops; and what it comes to then.
@@ -181,7 +211,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// The same for a step after which the client can be answered.
-    async fn answer_in_time<T>(
+    pub(super) async fn answer_in_time<T>(
         &self,
         deadline: Time,
         step: impl Future<Output = Result<T, Outcome>>,
@@ -206,7 +236,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Tells the client what has become of it, if that is no session.
-    async fn conclude<T>(
+    pub(super) async fn conclude<T>(
         &self,
         transport: &mut Transport,
         outcome: Result<T, Outcome>,
@@ -215,11 +245,6 @@ impl<'a, H: Handler> Door<'a, H> {
             Ok(it) => Some(it),
             Err(Outcome::Gone(error)) => {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
-                None
-            }
-            Err(Outcome::Answered(status)) => {
-                log::debug!("{}: answered with {status}", self.name());
-                self.farewell(transport, &[]).await;
                 None
             }
             Err(Outcome::Refused(_)) if self.answering.get() => {
@@ -295,21 +320,40 @@ impl<'a, H: Handler> Door<'a, H> {
         place.map_err(|full| (CloseCode::TRY_AGAIN_LATER, full_text(full)))
     }
 
+    /// The same for who can be answered.
+    pub(crate) fn session_place(&self) -> Result<Place, Refusal> {
+        self.hub.limits.session(self.address()).map_err(full)
+    }
+
     /// Ready when the server stops. The worker wakes every connection then.
     async fn stopping(&self) {
         poll_fn(|_| if self.hub.shutdown.is_stopping() { Poll::Ready(()) } else { Poll::Pending })
             .await;
     }
 
-    async fn handshake(
-        &self,
-        transport: &mut Transport,
-        approach: Approach,
-    ) -> Result<Admitted, Outcome> {
+    async fn first(&self, transport: &mut Transport, approach: Approach) -> Result<First, Outcome> {
         let (head, input) = self.read_head(transport, approach.received, approach.deadline).await?;
+        let request = self.read_request(
+            head,
+            #[cfg(feature = "tls")]
+            approach.tls,
+        )?;
+        if self.is_ordinary(&request) {
+            return Ok(First::Ordinary(Box::new(request), input));
+        }
+        self.upgrade(transport, &request, input).await.map(First::Admitted)
+    }
+
+    /// What a head says, and whom it comes from.
+    pub(super) fn read_request(
+        &self,
+        head: Vec<u8>,
+        #[cfg(feature = "tls")] tls: Option<crate::tls::TlsInfo>,
+    ) -> Result<Request, Outcome> {
+        self.head_only.set(false);
         let mut request = Request::parse(head, self.peer, MAX_HEADERS)?;
         #[cfg(feature = "tls")]
-        request.set_tls(approach.tls);
+        request.set_tls(tls);
         let proxies = &self.hub.config.proxies;
         if !proxies.trusted.is_empty() {
             let lines = request.header_all(forwarded::name(proxies.header));
@@ -317,23 +361,25 @@ impl<'a, H: Handler> Door<'a, H> {
         }
         request.set_client_ip(self.client.get());
         self.head_only.set(request.method() == Method::HEAD);
-        self.hub.config.origins.check(&request)?;
-        if let Some(pages) = &self.hub.config.pages {
-            // Called inside of the guard: a panic may come before there is a future.
-            let page = async { pages.ask(&request).await };
-            if let Some(page) = self.guarded("on_get", page).await?? {
-                return Err(self.answer(transport, &page).await);
-            }
-        }
-        let offer = upgrade::check(&request)?;
-        let extensions = extensions::negotiate(&request, &self.hub.config)?;
-        let place = self.hub.limits.session(self.address()).map_err(full)?;
-        // The same.
-        let accept = async { self.handler.accept(&request).await };
+        Ok(request)
+    }
+
+    /// Answers a WebSocket handshake, or what is taken for a broken one.
+    pub(super) async fn upgrade(
+        &self,
+        transport: &mut Transport,
+        request: &Request,
+        input: Vec<u8>,
+    ) -> Result<Admitted, Outcome> {
+        self.hub.config.origins.check(request)?;
+        let offer = upgrade::check(request)?;
+        let extensions = extensions::negotiate(request, &self.hub.config)?;
+        let place = self.session_place()?;
+        // Called inside of the guard: a panic may come before there is a future.
+        let accept = async { self.handler.accept(request).await };
         let upgrade = self.guarded("the accept hook", accept).await?.map_err(Outcome::Refused)?;
         let mut answer = self.worker.pool().take(Size::default());
-        if let Err(refusal) = upgrade::accept(&offer, &request, &upgrade, &extensions, &mut answer)
-        {
+        if let Err(refusal) = upgrade::accept(&offer, request, &upgrade, &extensions, &mut answer) {
             log::error!("{}: {refusal}", self.name());
             return Err(refusal.into());
         }
@@ -362,7 +408,11 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// What the application says; its panic ends the request and nothing else.
-    async fn guarded<T>(&self, who: &str, hook: impl Future<Output = T>) -> Result<T, Refusal> {
+    pub(crate) async fn guarded<T>(
+        &self,
+        who: &str,
+        hook: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
         AssertUnwindSafe(hook).catch_unwind().await.map_err(|panic| {
             self.hub.endings.panicked();
             log::error!("{}: {who} panicked: {}", self.name(), panic_text(&*panic));
@@ -370,19 +420,8 @@ impl<'a, H: Handler> Door<'a, H> {
         })
     }
 
-    /// Sends a page, in what is left of the handshake's time: no connection is here to stay for it.
-    async fn answer(&self, transport: &mut Transport, page: &Response) -> Outcome {
-        let mut bytes = Vec::new();
-        response::encode(page, self.head_only.get(), &mut bytes);
-        self.answering.set(true);
-        match write_all(transport, &bytes).await {
-            Ok(()) => Outcome::Answered(page.status()),
-            Err(error) => Outcome::Gone(error),
-        }
-    }
-
     /// Whom the session is counted for.
-    fn address(&self) -> Option<Address> {
+    pub(crate) fn address(&self) -> Option<Address> {
         self.client.get().map(Address::of_ip).or_else(|| Address::of(self.peer))
     }
 
@@ -463,9 +502,7 @@ impl<'a, H: Handler> Door<'a, H> {
                 return Ok((received, input));
             }
             let begun = *begun.get_or_insert(now);
-            let allowed = HEAD_GRACE
-                + Duration::from_secs(received.len() as u64) / limits.head_bytes_per_second.max(1);
-            slowest = deadline.min(begun + allowed);
+            slowest = deadline.min(begun + pace(received.len(), limits.head_bytes_per_second));
         }
     }
 
@@ -528,7 +565,7 @@ impl<'a, H: Handler> Door<'a, H> {
     }
 
     /// Writes the last bytes of a connection and waits a moment for the peer to have read them.
-    async fn farewell(&self, transport: &mut Transport, bytes: &[u8]) {
+    pub(super) async fn farewell(&self, transport: &mut Transport, bytes: &[u8]) {
         let farewell = async {
             if write_all(transport, bytes).await.is_err() {
                 return;
@@ -579,6 +616,11 @@ impl<'a, H: Handler> Door<'a, H> {
     pub(crate) fn name(&self) -> ClientName {
         ClientName(self.peer, self.client.get())
     }
+}
+
+/// How long so many bytes may take at least that fast.
+pub(super) fn pace(received: usize, bytes_per_second: u32) -> Duration {
+    HEAD_GRACE + Duration::from_secs(received as u64) / bytes_per_second.max(1)
 }
 
 async fn write_all(transport: &mut Transport, mut bytes: &[u8]) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! The front door: one HTTP request head in, one answer out.
 //!
 //! Everything that arrives on a listener is an HTTP/1.1 request first, and this room decides what
-//! becomes of it. Its parts are pure: bytes and values in, bytes and values out, no socket, no
+//! becomes of it. Most of its parts are pure: bytes and values in, bytes and values out, no socket, no
 //! clock, no waiting. In the order in which a connection meets them:
 //!
 //! | part | question it answers |
@@ -11,7 +11,10 @@
 //! | `forwarded` | who is the client, if proxies stand in between? |
 //! | `origin` | may a page of that origin talk to us? [`OriginPolicy`] |
 //! | `upgrade` | is it a WebSocket handshake by RFC 6455 section 4.2.1, and what is the 101 answer? [`Upgrade`] |
-//! | `page` | if it is none: does the application have a page for it? [`PageHook`] |
+//! | `exchange`, `conn` | if it is none: request and answer, one after the other, on one connection |
+//! | `routes`, `builtin`, `files`, `cors` | who answers it? [`Routes`], the server's own, files, and for whose pages |
+//! | `body`, `chunked` | what does it bring? [`Body`] |
+//! | `reply`, `date` | what does it get? [`Reply`] |
 //! | `handover` | what does another HTTP server say of a connection that it has upgraded? [`Handover`] |
 //! | `response`, `refusal` | any other answer, and the sentence that says why |
 //!
@@ -20,24 +23,37 @@
 //! proxy in front may have read it the other way.
 
 mod authority;
+pub(crate) mod body;
+pub(crate) mod builtin;
+pub(crate) mod chunked;
+mod conn;
+mod cors;
+mod date;
+mod exchange;
 pub(crate) mod extensions;
+mod files;
 pub(crate) mod forwarded;
 pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;
+#[cfg(feature = "json")]
+mod openapi;
 pub(crate) mod origin;
-mod page;
 pub(crate) mod refusal;
+pub(crate) mod reply;
 pub(crate) mod request;
 pub(crate) mod response;
+pub(crate) mod routes;
 mod token;
 pub(crate) mod upgrade;
 
+pub use body::{Body, BodyError};
 pub use handover::Handover;
 pub use origin::OriginPolicy;
-pub use page::PageHook;
+pub use reply::{IntoReply, Reply};
 pub use request::Request;
 pub use response::Response;
+pub use routes::Routes;
 pub use upgrade::Upgrade;
 
 #[cfg(test)]

@@ -34,14 +34,14 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, reason, &[("Allow", "GET")])
     }
 
-    /// 405 where there are pages, too.
-    pub(crate) fn only_pages(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, reason, &[("Allow", "GET, HEAD")])
-    }
-
     /// 408: the head did not arrive in time, or too slowly.
     pub(crate) fn request_timeout(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, reason, &[])
+    }
+
+    /// 417: the request expects what we do not know.
+    pub(crate) fn expectation_failed(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::EXPECTATION_FAILED, reason, &[])
     }
 
     /// 426: what we speak is named in the answer (RFC 9110 section 15.5.22, RFC 6455 section 4.4).

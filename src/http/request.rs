@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use ::http::Method;
 
 use super::authority::Authority;
+use super::body;
 use super::refusal::{Refusal, quote};
 use super::token;
 use crate::paths::Pattern;
@@ -20,7 +21,7 @@ use crate::transport::{ClientName, Peer};
 /// parsing this many is 2 KiB of stack.
 const MAX_HEADERS: usize = 64;
 
-/// The request that a connection began with, as the accept hook sees it.
+/// The head of a request, as the accept hook and [routes](crate::Routes) see it.
 ///
 /// It owns the bytes of the head as they came; every accessor borrows from them. Nothing is decoded
 /// or repaired: a head that two readers could read differently was refused before (RFC 9112, RFC
@@ -34,6 +35,7 @@ pub struct Request {
     /// The part of the target before the question mark.
     path: Span,
     host: Span,
+    framing: body::Framing,
     fields: Vec<Field>,
     peer: Peer,
     client: Option<IpAddr>,
@@ -270,6 +272,7 @@ impl Request {
             target,
             path,
             host,
+            framing: framing.found,
             fields,
             peer,
             client: peer.ip(),
@@ -278,6 +281,29 @@ impl Request {
             tls: None,
             head,
         })
+    }
+
+    /// The same request for another target.
+    ///
+    /// # Errors
+    ///
+    /// As of [`parse`](Self::parse), if it is none.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn with_target(&self, target: &str) -> Result<Self, Refusal> {
+        // Before it is put among the head's lines.
+        check_target(target)?;
+        let after = self.head.get(self.target.end as usize..).unwrap_or_default();
+        let head = [self.method.as_str().as_bytes(), b" ", target.as_bytes(), after].concat();
+        let mut request = Self::parse(head, self.peer, MAX_HEADERS)?;
+        request.client = self.client;
+        #[cfg(feature = "tls")]
+        request.set_tls(self.tls.clone());
+        Ok(request)
+    }
+
+    /// Where its body ends.
+    pub(super) fn framing(&self) -> body::Framing {
+        self.framing
     }
 
     /// All headers, names and values as bytes.
@@ -337,6 +363,7 @@ impl Span {
 struct Framing {
     length: bool,
     encoding: bool,
+    found: body::Framing,
 }
 
 impl Framing {
@@ -344,15 +371,17 @@ impl Framing {
         // RFC 9110 section 8.6 lets a recipient take "5, 5" and two equal lines for one; we are not
         // that kind.
         let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-        if !digits || str::from_utf8(value).map_or(true, |value| value.parse::<u64>().is_err()) {
+        let length = str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+        let Some(length) = length.filter(|_| digits) else {
             return Err(Refusal::bad_request("Content-Length must be one decimal number"));
-        }
+        };
         if self.length {
             return Err(Refusal::bad_request(
                 "the request has more than one Content-Length header: send one",
             ));
         }
         self.length = true;
+        self.found = body::Framing::Length(length);
         self.both()
     }
 
@@ -368,6 +397,7 @@ impl Framing {
             ));
         }
         self.encoding = true;
+        self.found = body::Framing::Chunked;
         self.both()
     }
 

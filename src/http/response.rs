@@ -1,7 +1,7 @@
 //! Any answer that is not the 101, as bytes.
 
-use ::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING, UPGRADE};
-use ::http::{HeaderName, StatusCode};
+use ::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, TRANSFER_ENCODING, UPGRADE};
+use ::http::{HeaderMap, HeaderName, StatusCode};
 
 /// An HTTP answer with its whole body: what an accept hook returns to refuse a request in its own
 /// words.
@@ -53,6 +53,59 @@ pub(crate) fn encode(response: &Response, head_only: bool, out: &mut Vec<u8>) {
     if !head_only {
         out.extend_from_slice(body);
     }
+}
+
+/// How long a body is said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// There is none, and none is named.
+    None,
+    Known(u64),
+    Chunked,
+}
+
+/// Whether whoever answers wants the connection closed.
+pub(super) fn closes(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(CONNECTION).iter();
+    values.any(|value| {
+        super::token::elements(value.as_bytes()).any(|it| it.eq_ignore_ascii_case(b"close"))
+    })
+}
+
+/// Appends the head of an answer behind which the connection goes on, or not.
+pub(super) fn encode_head(
+    status: StatusCode,
+    headers: &HeaderMap,
+    length: Length,
+    close: bool,
+    out: &mut Vec<u8>,
+) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.extend_from_slice(b"\r\n");
+    for (name, value) in headers {
+        if !is_ours(name) {
+            header(out, name.as_str(), value.as_bytes());
+        }
+    }
+    if !headers.contains_key(DATE) {
+        super::date::append(out);
+    }
+    match length {
+        Length::None => {}
+        Length::Known(length) => header(out, "Content-Length", length.to_string().as_bytes()),
+        Length::Chunked => header(out, "Transfer-Encoding", b"chunked"),
+    }
+    let upgrade = headers.contains_key(UPGRADE);
+    match (close, upgrade) {
+        (false, false) => {}
+        (false, true) => header(out, "Connection", b"Upgrade"),
+        (true, false) => header(out, "Connection", b"close"),
+        (true, true) => header(out, "Connection", b"close, Upgrade"),
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends one header line.

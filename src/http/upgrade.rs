@@ -263,12 +263,7 @@ impl<'a> Seen<'a> {
                         })?;
                 }
                 10 if name.eq_ignore_ascii_case(b"connection") => {
-                    seen.connection |=
-                        list_has(value, b"upgrade", token::is_token).ok_or_else(|| {
-                            Refusal::bad_request(
-                                "the Connection header is not a list of header names",
-                            )
-                        })?;
+                    seen.connection |= connection_has(value, b"upgrade")?;
                 }
                 14 if name.eq_ignore_ascii_case(b"content-length") => seen.body = true,
                 17 if name.eq_ignore_ascii_case(b"transfer-encoding") => seen.body = true,
@@ -300,6 +295,16 @@ impl<'a> Field<'a> {
             Self::Once(_) | Self::Repeated => Self::Repeated,
         };
     }
+}
+
+/// Whether a `Connection` line has this option.
+///
+/// # Errors
+///
+/// 400 if it is no list of tokens.
+pub(super) fn connection_has(line: &[u8], wanted: &[u8]) -> Result<bool, Refusal> {
+    list_has(line, wanted, token::is_token)
+        .ok_or_else(|| Refusal::bad_request("the Connection header is not a list of header names"))
 }
 
 /// Whether a list line has `wanted` in any case; `None` if an element does not follow the grammar.

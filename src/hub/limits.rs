@@ -13,6 +13,7 @@ use crate::transport::Peer;
 pub(crate) struct Limits {
     sessions: Gauge,
     handshakes: Gauge,
+    http: Gauge,
     #[cfg(feature = "tls")]
     tls_handshakes: Gauge,
     sessions_per_address: usize,
@@ -53,6 +54,7 @@ impl Address {
 struct Taken {
     sessions: usize,
     handshakes: usize,
+    http: usize,
     #[cfg(feature = "tls")]
     tls_handshakes: usize,
 }
@@ -63,7 +65,7 @@ impl Taken {
         if self.tls_handshakes > 0 {
             return false;
         }
-        self.sessions == 0 && self.handshakes == 0
+        self.sessions == 0 && self.handshakes == 0 && self.http == 0
     }
 }
 
@@ -100,15 +102,18 @@ impl Limits {
         let quarters = |n| (sessions / 4).saturating_mul(n).max(1);
         let sessions_per_address = config.sessions_per_address.unwrap_or(quarters(3));
         let handshakes = config.handshakes.unwrap_or(quarters(1).max(64));
+        let http = config.http_connections.unwrap_or((sessions / 8).max(64));
         // One address can neither have more handshakes than sessions, nor keep all others out.
         let handshakes_per_address = sessions_per_address.min(most_of(handshakes));
         log::info!(
             "limits: {sessions} sessions ({sessions_per_address} of one address), {handshakes} \
-             handshakes at a time ({handshakes_per_address} of one address); {files} open files"
+             handshakes at a time ({handshakes_per_address} of one address), {http} connections for \
+             other requests; {files} open files"
         );
         Arc::new(Self {
             sessions: Gauge::new(sessions),
             handshakes: Gauge::new(handshakes),
+            http: Gauge::new(http),
             #[cfg(feature = "tls")]
             tls_handshakes: Gauge::new(config.tls_handshakes.unwrap_or(handshakes)),
             sessions_per_address,
@@ -136,6 +141,28 @@ impl Limits {
             taken.handshakes += 1;
         }
         Some(Handshake { limits: Arc::clone(self), address })
+    }
+
+    /// A place for a connection with ordinary requests, if there is one for this address.
+    pub(crate) fn http(self: &Arc<Self>, address: Option<Address>) -> Option<HttpPlace> {
+        if !self.http.take() {
+            return None;
+        }
+        if let Some(address) = address {
+            let mut addresses = self.addresses();
+            let taken = addresses.entry(address).or_default();
+            if taken.http >= most_of(self.http.max) {
+                self.http.give();
+                return None;
+            }
+            taken.http += 1;
+        }
+        Some(HttpPlace { limits: Arc::clone(self), address })
+    }
+
+    /// Whether there is no place for another session.
+    pub(crate) fn is_full(&self) -> bool {
+        self.sessions.taken.load(Ordering::Acquire) >= self.sessions.max
     }
 
     /// A place for a session, if its address and the server have one.
@@ -250,6 +277,19 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         self.limits.handshakes.give();
         self.limits.leave(self.address, |taken| taken.handshakes -= 1);
+    }
+}
+
+/// The place of a connection with ordinary requests.
+pub(crate) struct HttpPlace {
+    limits: Arc<Limits>,
+    address: Option<Address>,
+}
+
+impl Drop for HttpPlace {
+    fn drop(&mut self) {
+        self.limits.http.give();
+        self.limits.leave(self.address, |taken| taken.http -= 1);
     }
 }
 

@@ -39,8 +39,8 @@ impl Member {
     pub(crate) fn shape(&self) -> Shape {
         match (self.protocol(), self.deflate) {
             (Protocol::Frames, _) => Shape::Prefixed,
-            (Protocol::WebSocket, None) => Shape::Plain,
-            (Protocol::WebSocket, Some(agreement)) => {
+            (_, None) => Shape::Plain,
+            (_, Some(agreement)) => {
                 let config = &self.hub.config;
                 Shape::new(agreement, config.deflate_threshold(), config.deflate_level())
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use excesses::Exceeded;
 pub use excesses::Excesses;
-pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
+pub(crate) use limits::{Address, Full, Handshake, HttpPlace, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -25,6 +25,8 @@ pub use rooms::{
 
 use crate::config::Config;
 use crate::executor::{Clock, Time};
+#[cfg(feature = "fallback")]
+use crate::fallback::Desk;
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -53,6 +55,9 @@ pub(crate) struct Hub {
     pub(crate) shutdown: Shutdown,
     pub(crate) endings: Endings,
     pub(crate) exceeded: Exceeded,
+    /// Where clients without WebSocket are served.
+    #[cfg(feature = "fallback")]
+    pub(crate) desk: Option<Desk>,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -61,6 +66,9 @@ pub(crate) struct Endings {
     pub(crate) drained: AtomicUsize,
     pub(crate) cut: AtomicUsize,
     pub(crate) panics: AtomicUsize,
+    /// Requests that were answered, or whose clients went away.
+    pub(crate) requests: AtomicUsize,
+    pub(crate) requests_cut: AtomicUsize,
 }
 
 impl Endings {
@@ -80,6 +88,8 @@ impl Hub {
             rooms: Index::new(workers, limits.published_bytes),
             terms: Terms::new(bounds, budget),
             limits: Limits::new(&config.limits),
+            #[cfg(feature = "fallback")]
+            desk: Desk::new(&config),
             config,
             clock,
             shutdown,
@@ -116,6 +126,18 @@ impl Hub {
         now: Time,
     ) -> Membership {
         self.insert(Protocol::Frames, profile, None, place, worker, now)
+    }
+
+    /// The same for a session whose client comes with requests.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn open_http(
+        self: &Arc<Self>,
+        profile: Profile,
+        place: Place,
+        worker: usize,
+        now: Time,
+    ) -> Membership {
+        self.insert(Protocol::Http, profile, None, place, worker, now)
     }
 
     fn insert(

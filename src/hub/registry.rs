@@ -15,6 +15,12 @@ impl SessionId {
         Self(u64::from(generation) << 32 | u64::from(index))
     }
 
+    /// The session of this number, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(number: u64) -> Self {
+        Self(number)
+    }
+
     pub(super) fn index(self) -> usize {
         (self.0 & 0xFFFF_FFFF) as usize
     }

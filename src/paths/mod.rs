@@ -15,6 +15,8 @@ use crate::message::{CloseCode, Message};
 use crate::session::{Closed, Flow, Handler, HandlerError, Incoming, Outcome, Session};
 use any::AnyHandler;
 pub(crate) use pattern::Pattern;
+#[cfg(feature = "fallback")]
+pub(crate) use pattern::percent_decoded;
 
 /// Nobody is there.
 const NOTHING_HERE: &str = "nothing is served at this path";

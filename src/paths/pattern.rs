@@ -4,14 +4,14 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 /// A path with places in it: `/chat/{room}`, `/files/{*rest}`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pattern {
     text: Box<str>,
     segments: Box<[Segment]>,
 }
 
 /// What stands between two slashes.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Segment {
     /// These characters.
     Literal(Box<str>),
@@ -25,7 +25,7 @@ impl Pattern {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let Some(path) = text.strip_prefix('/') else {
             return Err("a path begins with a slash".into());
         };
@@ -48,8 +48,14 @@ impl Pattern {
     }
 
     /// As it was written.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// The names of its places.
+    #[cfg(feature = "json")]
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(Segment::name)
     }
 
     /// The more definite first: what is written before what is not, from the left. Equal: they stand for
@@ -58,13 +64,13 @@ impl Pattern {
     /// In this order the first pattern that matches is the one that is meant: where two of them match one
     /// path, they differ first at a segment that one has written down and the other has not, or that one
     /// takes alone and the other with all behind it.
-    pub(super) fn order(&self, other: &Self) -> Ordering {
+    pub(crate) fn order(&self, other: &Self) -> Ordering {
         let keys = self.segments.iter().map(Segment::key);
         keys.cmp(other.segments.iter().map(Segment::key))
     }
 
     /// Whether it stands for this path, as a request has it.
-    pub(super) fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         self.walk(path, |_, _| {})
     }
 
@@ -91,7 +97,7 @@ impl Pattern {
                 (_, Some((part, behind))) => (part, Some(behind)),
             };
             // Split first, then decoded: an encoded slash divides nothing (RFC 3986 section 2.2).
-            let Some(part) = decode(part) else {
+            let Some(part) = percent_decoded(part) else {
                 return false;
             };
             let agree = match segment {
@@ -151,7 +157,7 @@ impl Segment {
 }
 
 /// Undoes percent-encoding (RFC 3986 section 2.1). `None`: it is none, or what comes out is not UTF-8.
-fn decode(part: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn percent_decoded(part: &str) -> Option<Cow<'_, str>> {
     if !part.contains('%') {
         return Some(Cow::Borrowed(part));
     }

@@ -84,7 +84,7 @@ async fn accept<H: Handler>(
 fn turn_away(fd: &OwnedFd, speaks: Speaks) {
     log::debug!("too many handshakes under way: a connection is turned away");
     // Who waits for TLS could not read it.
-    if speaks != Speaks::Plain {
+    if !speaks.is_plain() {
         return;
     }
     let _ = rustix::net::send(fd, OVERLOADED, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::crew::{Crew, Duty, Listening, Speaks};
 use super::handle::{Report, ServerHandle};
-use super::listen::{Source, UnixSocket};
+use super::listen::{Source, UnixSocket, configured};
 use super::signals::Interrupts;
 #[cfg(feature = "deflate")]
 use crate::config::Deflate;
@@ -21,7 +21,9 @@ use crate::config::{ClientCertificates, Tls};
 use crate::config::{Config, Inbound};
 use crate::error::{Error, Result};
 use crate::executor::Clock;
-use crate::http::{OriginPolicy, PageHook, Request, Response, Upgrade};
+#[cfg(feature = "fallback")]
+use crate::fallback::Fallbacks;
+use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
 use crate::outbox::{Gap, SlowPeer};
@@ -61,7 +63,12 @@ pub struct Server(());
 impl Server {
     /// A server with the default [`Config`], no address and no callbacks.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), listeners: Vec::new(), handler: Closures::default() }
+        Builder {
+            config: Config::default(),
+            listeners: Vec::new(),
+            sites: Vec::new(),
+            handler: Closures::default(),
+        }
     }
 }
 
@@ -72,6 +79,8 @@ impl Server {
 pub struct Builder<H = Closures> {
     config: Config,
     listeners: Vec<(Source, Speaks)>,
+    /// Routes of listeners that have their own.
+    sites: Vec<Routes>,
     handler: H,
 }
 
@@ -199,7 +208,8 @@ impl<H> Builder<H> {
         self
     }
 
-    /// Replaces the whole configuration.
+    /// Replaces the whole configuration. What it says to [listen](Config::listen) on comes before the
+    /// addresses of this builder.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
@@ -220,6 +230,14 @@ impl<H> Builder<H> {
     /// Which browser origins may connect; without this call only the server's own.
     pub fn origins(mut self, origins: OriginPolicy) -> Self {
         self.config.origins = origins;
+        self
+    }
+
+    /// Serves clients whose network lets no WebSocket through as well, by long polling and server-sent events;
+    /// without this call they are not. See [fallbacks](crate::docs::fallbacks).
+    #[cfg(feature = "fallback")]
+    pub fn fallbacks(mut self, fallbacks: Fallbacks) -> Self {
+        self.config.fallbacks = Some(fallbacks);
         self
     }
 
@@ -331,38 +349,41 @@ impl<H> Builder<H> {
         self
     }
 
-    /// Answers a GET that is no WebSocket handshake: the page of a browser's client, or what it consists of.
-    /// `None`, as for every request without this call, is answered with a 426, which says that this address
-    /// serves WebSocket.
+    /// The application's own HTTP endpoints and files, beside the WebSocket on the same listeners; the last call
+    /// counts. See [`Routes`] and [HTTP](crate::docs::http).
     ///
-    /// This is for a few small pages and no web server: every request has a connection of its own, and the
-    /// answer is a whole [`Response`] that the client has to take in what is left of
-    /// [`Timeouts::handshake`](crate::config::Timeouts::handshake); until then it counts for
-    /// [`Limits::handshakes`](crate::config::Limits::handshakes), and not as a session. A stop cuts it off.
-    ///
-    /// A HEAD is asked like a GET, and its answer goes without its body. Other methods are answered with 405,
-    /// pages of foreign [origins](OriginPolicy) with 403. A request's body is not read. A handshake that
-    /// breaks a rule gets the answer that says which, and is not asked here. If `answer` panics the client
-    /// gets a 500; if it hangs it is dropped, and the client gets a 408.
-    ///
-    /// ```
-    /// use coracle::{Request, Server, http_types};
-    ///
-    /// let server = Server::builder().on_get(async |request: &Request| match request.path() {
-    ///     "/" => {
-    ///         let page = b"<!doctype html><script src=/client.js></script>".to_vec();
-    ///         let response = http_types::Response::builder();
-    ///         response.header("Content-Type", "text/html; charset=utf-8").body(page).ok()
-    ///     }
-    ///     _ => None,
-    /// });
-    /// ```
-    pub fn on_get<F>(mut self, answer: F) -> Self
-    where
-        F: AsyncFn(&Request) -> Option<Response> + Send + Sync + 'static,
-    {
-        self.config.pages = Some(PageHook::new(answer));
+    /// Without this call, and without any endpoint of the server's own, requests that are no WebSocket handshake
+    /// are answered with 426 or 405.
+    pub fn routes(mut self, routes: Routes) -> Self {
+        self.config.routes = Some(routes);
         self
+    }
+
+    /// Answers `GET /healthz` with 200 for as long as the server lives, and `GET /readyz` with 200 while it takes
+    /// further sessions: 503 while it stops, and when there are as many as there may be
+    /// ([`Limits::sessions`](crate::config::Limits::sessions)).
+    ///
+    /// While it stops, new connections are refused, so only who has a connection gets to see that 503.
+    pub fn health(mut self) -> Self {
+        self.config.health = true;
+        self
+    }
+
+    /// Describes the HTTP endpoints at this path, for example `/openapi.json`: an OpenAPI 3.1 document of those of
+    /// the server's own that are switched on, and of the application's [`Routes`], with their
+    /// [summaries](Routes::summary).
+    #[cfg(feature = "json")]
+    pub fn openapi(mut self, path: impl Into<String>) -> Self {
+        self.config.openapi = Some(path.into());
+        self
+    }
+
+    /// Listens on this address, like [`bind`](Self::bind), for these routes alone: no WebSocket, no endpoint of
+    /// another listener. For what is not meant for everybody, on an address that not everybody reaches.
+    pub fn bind_http(mut self, address: impl ToSocketAddrs + fmt::Debug, routes: Routes) -> Self {
+        self.sites.push(routes);
+        let site = self.sites.len() - 1;
+        self.listen_on(address, Speaks::Site(site))
     }
 
     /// Replaces all callbacks by one value.
@@ -373,7 +394,12 @@ impl<H> Builder<H> {
 
 impl<H> Builder<H> {
     fn map<N>(self, change: impl FnOnce(H) -> N) -> Builder<N> {
-        Builder { config: self.config, listeners: self.listeners, handler: change(self.handler) }
+        Builder {
+            config: self.config,
+            listeners: self.listeners,
+            sites: self.sites,
+            handler: change(self.handler),
+        }
     }
 }
 
@@ -504,6 +530,12 @@ impl<H: Handler> Builder<H> {
         let workers = check(&self.config)?;
         self.handler.check()?;
         let config = &self.config;
+        let problem = config.routes.iter().chain(&self.sites).find_map(Routes::problem);
+        if let Some(problem) = problem {
+            return Err(Error::Config(problem.into()));
+        }
+        let mut asked = configured(config);
+        asked.extend(self.listeners);
         // The kernel's own bound for a peer that takes nothing comes after ours, which name
         // themselves. Linux counts a closed window as well as a vanished peer.
         let timeouts = &config.timeouts;
@@ -513,11 +545,11 @@ impl<H: Handler> Builder<H> {
         let liveness = liveness.saturating_add(KERNEL_MARGIN);
         #[cfg(feature = "tls")]
         let tls = {
-            let needed = self.listeners.iter().any(|(_, speaks)| speaks.needs_tls());
+            let needed = asked.iter().any(|(_, speaks)| speaks.needs_tls());
             if needed && config.tls.is_none() {
                 return Err(Error::Config(NO_CERTIFICATE.into()));
             }
-            let either = self.listeners.iter().any(|(_, speaks)| *speaks == Speaks::Either);
+            let either = asked.iter().any(|(_, speaks)| *speaks == Speaks::Either);
             if let Some(ClientCertificates::Required(_)) = config.tls.as_ref().map(|it| &it.clients)
             {
                 if either {
@@ -529,7 +561,7 @@ impl<H: Handler> Builder<H> {
         };
         let mut listeners = Vec::new();
         let mut bound = Vec::new();
-        for (source, speaks) in self.listeners {
+        for (source, speaks) in asked {
             let probes = speaks.is_frames().then_some(timeouts.ping).flatten();
             source.listen(config.backlog, liveness, probes, &mut bound)?;
             listeners.extend(bound.drain(..).map(|bound| Listening { bound, speaks }));
@@ -547,6 +579,7 @@ impl<H: Handler> Builder<H> {
             hub,
             self.handler,
             listeners,
+            self.sites,
             #[cfg(feature = "tls")]
             tls,
             workers,
@@ -577,7 +610,7 @@ impl<H: Handler> Builder<H> {
     /// As of [`run`](Self::run). `ready` has been called before only if it is this thread's own worker
     /// that cannot be started.
     pub fn run_with(self, ready: impl FnOnce(&ServerHandle)) -> Result<Report> {
-        if self.listeners.is_empty() {
+        if self.listeners.is_empty() && self.config.listen.is_empty() {
             return Err(Error::Config("nothing to listen on: call `bind` or `bind_unix`".into()));
         }
         let Assembled { crew, mut duties, addresses } = self.assemble()?;
@@ -619,6 +652,8 @@ fn check(config: &Config) -> Result<usize> {
     let timeouts = &config.timeouts;
     let durations = [
         ("timeouts.handshake", Some(timeouts.handshake)),
+        ("timeouts.keep_alive", Some(timeouts.keep_alive)),
+        ("timeouts.request", Some(timeouts.request)),
         ("timeouts.ping", timeouts.ping),
         ("timeouts.pong", Some(timeouts.pong)),
         ("timeouts.idle", timeouts.idle),
@@ -626,6 +661,8 @@ fn check(config: &Config) -> Result<usize> {
         ("timeouts.writer", Some(timeouts.writer)),
         ("timeouts.close", Some(timeouts.close)),
         ("timeouts.lifetime", timeouts.lifetime),
+        ("timeouts.poll_window", Some(timeouts.poll_window)),
+        ("timeouts.poll_absence", Some(timeouts.poll_absence)),
     ];
     for (name, duration) in durations {
         if duration == Some(Duration::ZERO) {
@@ -646,6 +683,7 @@ fn check(config: &Config) -> Result<usize> {
         ("limits.sessions", limits.sessions.unwrap_or(1)),
         ("limits.sessions_per_address", limits.sessions_per_address.unwrap_or(1)),
         ("limits.handshakes", limits.handshakes.unwrap_or(1)),
+        ("limits.http_connections", limits.http_connections.unwrap_or(1)),
         #[cfg(feature = "tls")]
         ("limits.tls_handshakes", limits.tls_handshakes.unwrap_or(1)),
     ];
@@ -653,6 +691,10 @@ fn check(config: &Config) -> Result<usize> {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
         }
+    }
+    #[cfg(feature = "fallback")]
+    if let Some(invalid) = config.fallbacks.as_ref().and_then(Fallbacks::invalid) {
+        return Err(Error::Config(invalid));
     }
     if let Some(invalid) = config.inbound.and_then(|inbound| inbound.invalid()) {
         return Err(Error::Config(invalid));
@@ -674,7 +716,12 @@ fn check(config: &Config) -> Result<usize> {
             }
         }
     }
-    if let Some(entry) = config.origins.invalid_entry() {
+    #[cfg(feature = "json")]
+    if let Some(path) = config.openapi.as_ref().filter(|path| !path.starts_with('/')) {
+        return Err(Error::Config(format!("openapi is {path:?}: a path begins with a slash")));
+    }
+    let policies = config.routes.iter().filter_map(|routes| routes.origins.as_ref());
+    if let Some(entry) = policies.chain([&config.origins]).find_map(OriginPolicy::invalid_entry) {
         return Err(Error::Config(format!(
             "origins: {entry:?} is no origin: write it like \"https://example.com\" or \
              \"https://*.example.com:8443\""

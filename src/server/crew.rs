@@ -20,6 +20,9 @@ use super::secure;
 use super::signals::Interrupts;
 use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
+#[cfg(feature = "fallback")]
+use crate::fallback::Host;
+use crate::http::Routes;
 use crate::http::front::{Admitted, Approach, Door};
 use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
@@ -45,6 +48,10 @@ pub struct Report {
     pub drained: usize,
     /// Sessions that were cut: by the stop's deadline, or by a second request.
     pub cut: usize,
+    /// HTTP requests that came to their end after the stop was requested.
+    pub requests: usize,
+    /// HTTP requests that were cut before they were answered.
+    pub requests_cut: usize,
     /// Callbacks that panicked, since the start.
     pub panics: usize,
     /// From the request to stop to the end of the last worker.
@@ -57,6 +64,8 @@ pub(super) struct Crew {
     /// What the listeners with TLS need.
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<Store>>,
+    /// Those of the listeners that have their own.
+    sites: Vec<Routes>,
     posts: Vec<Post>,
     running: AtomicUsize,
     report: OnceLock<Report>,
@@ -87,6 +96,8 @@ pub(super) enum Speaks {
     /// One or the other: its first byte tells.
     #[cfg(feature = "tls")]
     Either,
+    /// HTTP for the site with this number, and no WebSocket.
+    Site(usize),
     /// Length-prefixed frames, and no request before them.
     Frames,
     /// The same over TLS.
@@ -99,6 +110,11 @@ impl Speaks {
     #[cfg(feature = "tls")]
     pub(super) fn needs_tls(self) -> bool {
         matches!(self, Self::Tls | Self::Either | Self::FramesTls)
+    }
+
+    /// Whether an answer can be read that is sent without having read anything.
+    pub(super) fn is_plain(self) -> bool {
+        matches!(self, Self::Plain | Self::Site(_))
     }
 
     pub(super) fn is_frames(self) -> bool {
@@ -134,6 +150,7 @@ impl Crew {
         hub: Arc<Hub>,
         handler: H,
         listeners: Vec<Listening>,
+        sites: Vec<Routes>,
         #[cfg(feature = "tls")] tls: Option<Arc<Store>>,
         workers: usize,
     ) -> (Arc<Self>, Vec<Duty<H>>) {
@@ -146,6 +163,7 @@ impl Crew {
             hub,
             #[cfg(feature = "tls")]
             tls,
+            sites,
             posts,
             running: AtomicUsize::new(workers),
             report: OnceLock::new(),
@@ -229,6 +247,8 @@ impl Crew {
         let report = Report {
             drained: endings.drained.load(Ordering::Acquire),
             cut: endings.cut.load(Ordering::Acquire),
+            requests: endings.requests.load(Ordering::Acquire),
+            requests_cut: endings.requests_cut.load(Ordering::Acquire),
             panics: endings.panics.load(Ordering::Acquire),
             took: self.hub.shutdown.elapsed(),
         };
@@ -512,6 +532,33 @@ fn connection<H: Handler>(
     }
 }
 
+/// Has sessions live on this worker whose clients come with requests, on whatever worker.
+#[cfg(feature = "fallback")]
+struct Lodging<'a, H> {
+    worker: &'a Rc<Worker>,
+    station: &'a Rc<Station<H>>,
+}
+
+#[cfg(feature = "fallback")]
+impl<H: Handler> Host for Lodging<'_, H> {
+    fn host(
+        &self,
+        transport: Transport,
+        membership: Membership,
+        beside: Pin<Box<dyn Future<Output = ()>>>,
+    ) {
+        let (worker, station) = (Rc::clone(self.worker), Rc::clone(self.station));
+        station.crew.posts[station.index].load.fetch_add(1, Ordering::Relaxed);
+        let load = Load(station);
+        self.worker.spawn(async move {
+            // Only here: it is this task that drives it.
+            let link = Link::new(&worker, transport, Vec::new(), membership.member());
+            drive(Box::new(link), membership, &*load.0.handler).await;
+        });
+        self.worker.spawn(beside);
+    }
+}
+
 /// What a handshake leaves of a connection.
 struct Opened {
     transport: Transport,
@@ -522,21 +569,35 @@ struct Opened {
 /// The handshake of a connection, up to the session that comes of it.
 async fn open<H: Handler>(
     worker: &Rc<Worker>,
-    station: &Station<H>,
+    station: &Rc<Station<H>>,
     arrival: Box<Arrival>,
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
-    let Arrival { transport, peer, handed, speaks, mut handshake } = *arrival;
-    let door = Door::new(worker, hub, &*station.handler, peer);
+    let Arrival { transport, peer, handed, speaks, handshake } = *arrival;
+    let site = match speaks {
+        Speaks::Site(number) => station.crew.sites.get(number),
+        _ => None,
+    };
+    #[cfg(feature = "fallback")]
+    let lodging = Lodging { worker, station };
+    let door = Door::new(
+        worker,
+        hub,
+        &station.handler,
+        peer,
+        site,
+        #[cfg(feature = "fallback")]
+        &lodging,
+    );
     let (transport, Admitted { membership, input }) = match handed {
-        None => admit(station, &door, transport, speaks, &mut handshake).await?,
+        None => admit(station, &door, transport, speaks, handshake).await?,
         Some(handed) => {
             let mut transport = transport;
             let admitted = door.take_over(&mut transport, *handed).await?;
+            drop(handshake);
             (transport, admitted)
         }
     };
-    drop(handshake);
     let member = membership.member();
     log::debug!(
         "session {}: open on worker {}, from {} for {}; {} sessions",
@@ -556,29 +617,30 @@ async fn admit<H: Handler>(
     door: &Door<'_, H>,
     mut transport: Transport,
     speaks: Speaks,
-    under_way: &mut hub::Handshake,
+    mut under_way: hub::Handshake,
 ) -> Option<(Transport, Admitted)> {
     let config = &station.crew.hub.config;
     let deadline = door.worker.now() + config.timeouts.handshake;
     let mut approach = Approach::new(deadline);
     if config.proxies.speaks_proxy_protocol(door.peer) {
-        let read = speaks == Speaks::Plain;
-        let proxied = door.proxied(&mut transport, under_way, deadline, read);
+        let read = speaks.is_plain();
+        let proxied = door.proxied(&mut transport, &mut under_way, deadline, read);
         approach.received = Box::pin(proxied).await?;
     }
     match speaks {
-        Speaks::Plain | Speaks::Frames => {}
+        Speaks::Plain | Speaks::Site(_) | Speaks::Frames => {}
         #[cfg(feature = "tls")]
         Speaks::Tls | Speaks::Either | Speaks::FramesTls => {
             let tls = station.crew.tls.as_ref()?;
             (transport, approach) =
-                Box::pin(secure::secure(door, tls, transport, speaks, approach, under_way)).await?;
+                Box::pin(secure::secure(door, tls, transport, speaks, approach, &under_way))
+                    .await?;
         }
     }
     if speaks.is_frames() {
         let admitted = door.admit_frames(&mut transport, approach).await?;
         return Some((transport, admitted));
     }
-    let admitted = door.admit(&mut transport, approach).await?;
+    let admitted = door.admit(&mut transport, approach, under_way).await?;
     Some((transport, admitted))
 }

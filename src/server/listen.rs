@@ -1,17 +1,19 @@
 //! What a server listens on, from what was asked for to sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::crew::Speaks;
 use super::inherited;
+use crate::config::{Config, Listen};
 use crate::error::{Error, Result};
 use crate::transport::Bound;
 
 /// The permissions of a socket's file, if none are asked for.
-const MODE: u32 = 0o660;
+pub(crate) const MODE: u32 = 0o660;
 
 /// A path to listen on, and the permissions of the file; for [`Builder::bind_unix`](crate::Builder).
 ///
@@ -103,6 +105,22 @@ pub(super) enum Source {
     Unix(UnixListener),
     /// What the service manager has passed under this name, or all of it.
     Inherited(Option<String>),
+}
+
+/// What the configuration says to listen on.
+pub(super) fn configured(config: &Config) -> Vec<(Source, Speaks)> {
+    #[cfg(feature = "tls")]
+    let speaks = if config.tls.is_some() { Speaks::Tls } else { Speaks::Plain };
+    #[cfg(not(feature = "tls"))]
+    let speaks = Speaks::Plain;
+    let source = |listen: &Listen| match listen {
+        Listen::Tcp { host, port } => {
+            let addresses = (host.as_str(), *port).to_socket_addrs().map(Iterator::collect);
+            Source::Address(listen.to_string(), addresses)
+        }
+        Listen::Unix { path, mode } => Source::Path(UnixSocket::new(path).mode(*mode)),
+    };
+    config.listen.iter().map(|listen| (source(listen), speaks)).collect()
 }
 
 impl Source {

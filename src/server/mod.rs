@@ -13,4 +13,5 @@ mod signals;
 
 pub use builder::{Builder, Server};
 pub use handle::{Report, ServerHandle};
+pub(crate) use listen::MODE as UNIX_MODE;
 pub use listen::UnixSocket;

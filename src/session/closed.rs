@@ -116,6 +116,9 @@ pub enum Cause {
     HandlerPanicked,
     /// The peer gave no sign of life after a ping.
     PongTimeout,
+    /// The client of an [HTTP](crate::Protocol::Http) session did not come for
+    /// [`Timeouts::poll_absence`](crate::config::Timeouts::poll_absence).
+    PollTimeout,
     /// The peer sent no message for [`Timeouts::idle`](crate::config::Timeouts::idle).
     IdleTimeout,
     /// The peer accepted no byte for
@@ -152,6 +155,7 @@ impl fmt::Display for Cause {
             Self::HandlerFailed => "handler failed",
             Self::HandlerPanicked => "handler panicked",
             Self::PongTimeout => "no pong",
+            Self::PollTimeout => "client came no more",
             Self::IdleTimeout => "idle",
             Self::WriteStalled => "peer accepts no bytes",
             Self::SlowPeer => "peer too slow for what is published",
@@ -189,6 +193,8 @@ impl fmt::Display for Phase {
 pub enum Timer {
     /// [`Timeouts::pong`](crate::config::Timeouts::pong)
     Pong,
+    /// [`Timeouts::poll_absence`](crate::config::Timeouts::poll_absence)
+    PollAbsence,
     /// [`Timeouts::idle`](crate::config::Timeouts::idle)
     Idle,
     /// [`Timeouts::write_stall`](crate::config::Timeouts::write_stall)
@@ -207,6 +213,7 @@ impl fmt::Display for Timer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pong => "pong",
+            Self::PollAbsence => "poll absence",
             Self::Idle => "idle",
             Self::WriteStall => "write stall",
             Self::Writer => "writer",

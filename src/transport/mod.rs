@@ -18,6 +18,8 @@ mod unix;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll};
 
+#[cfg(feature = "fallback")]
+use crate::fallback::Relayed;
 pub(crate) use bucket::Bucket;
 pub use budget::{Deadline, DeadlineExceeded};
 pub use deadline::{DeadlineStream, Deadlines};
@@ -42,6 +44,9 @@ pub(crate) enum Transport {
     Socket(Socket),
     Memory(Memory),
     Stream(Stream),
+    /// The requests of a client without a connection of its own.
+    #[cfg(feature = "fallback")]
+    Relay(Relayed),
     /// In a box, so that the others are no larger.
     #[cfg(feature = "tls")]
     Tls(Box<Tls>),
@@ -56,6 +61,8 @@ impl Transport {
             Self::Socket(socket) => socket.poll_readable(),
             Self::Memory(memory) => memory.poll_readable(cx),
             Self::Stream(stream) => stream.poll_readable(),
+            #[cfg(feature = "fallback")]
+            Self::Relay(relay) => relay.poll_readable(cx),
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.poll_readable(cx),
         }
@@ -67,6 +74,9 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.poll_unread(cx),
             Self::Socket(_) | Self::Memory(_) => self.poll_readable(cx),
+            // What has been sent is the relay's.
+            #[cfg(feature = "fallback")]
+            Self::Relay(_) => Poll::Pending,
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.poll_unread(cx),
         }
@@ -76,6 +86,8 @@ impl Transport {
     pub(crate) fn take_heard(&mut self) -> bool {
         match self {
             Self::Socket(_) | Self::Memory(_) | Self::Stream(_) => false,
+            #[cfg(feature = "fallback")]
+            Self::Relay(_) => false,
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.take_heard(),
         }
@@ -100,6 +112,8 @@ impl Transport {
             Self::Socket(socket) => socket.poll_read(buffer),
             Self::Memory(memory) => memory.poll_read(cx, buffer),
             Self::Stream(stream) => stream.poll_read(cx, buffer),
+            #[cfg(feature = "fallback")]
+            Self::Relay(relay) => relay.poll_read(cx, buffer),
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.poll_read(cx, buffer),
         }
@@ -120,6 +134,8 @@ impl Transport {
             Self::Socket(socket) => socket.poll_write(slices),
             Self::Memory(memory) => memory.poll_write(cx, slices),
             Self::Stream(stream) => stream.poll_write(cx, slices),
+            #[cfg(feature = "fallback")]
+            Self::Relay(relay) => relay.poll_write(cx, slices),
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.poll_write(cx, slices),
         }
@@ -133,6 +149,9 @@ impl Transport {
             Self::Socket(socket) => socket.close_write(),
             Self::Memory(memory) => memory.close_write(),
             Self::Stream(stream) => stream.close_write(cx),
+            // A close frame has said so.
+            #[cfg(feature = "fallback")]
+            Self::Relay(_) => {}
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.close_write(cx),
         }

@@ -84,8 +84,8 @@ impl Header {
     #[inline]
     pub(crate) fn of(protocol: Protocol, opcode: Opcode, payload: usize) -> Self {
         match protocol {
-            Protocol::WebSocket => Self::new(opcode, payload),
             Protocol::Frames => Self::prefix(payload),
+            _ => Self::new(opcode, payload),
         }
     }
 
@@ -100,7 +100,7 @@ impl Header {
     /// Whether a message of this length has a header in this protocol.
     #[inline]
     pub(crate) fn fits(protocol: Protocol, payload: usize) -> bool {
-        u32::try_from(payload).is_ok() || protocol == Protocol::WebSocket
+        u32::try_from(payload).is_ok() || protocol != Protocol::Frames
     }
 
     /// The same, of a frame that others of its message follow.

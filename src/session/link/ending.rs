@@ -210,6 +210,8 @@ impl Link {
             Timer::WriteStall => {
                 return self.end_now(Side::Server, Cause::WriteStalled, Some(timer));
             }
+            // It is watched over from outside.
+            Timer::PollAbsence => return self.end_now(Side::Peer, Cause::PollTimeout, Some(timer)),
             // The cause is already known.
             Timer::Close | Timer::Stop => {
                 return self.end_now(Side::Server, Cause::Requested, Some(timer));
@@ -378,6 +380,9 @@ impl Link {
             // Behind a whole message nothing is missing that TLS would have protected.
             io::ErrorKind::UnexpectedEof if self.codec.is_between_messages() => Cause::PeerVanished,
             io::ErrorKind::UnexpectedEof => Cause::Truncated,
+            io::ErrorKind::TimedOut if self.session.member().protocol().is_http() => {
+                Cause::PollTimeout
+            }
             kind => Cause::Io(kind),
         };
         // It is our own rule how often a key may be used.
@@ -385,7 +390,8 @@ impl Link {
             Cause::Io(io::ErrorKind::QuotaExceeded) => Side::Server,
             _ => Side::Peer,
         };
-        self.end_now(by, cause, None);
+        let timer = (cause == Cause::PollTimeout).then_some(Timer::PollAbsence);
+        self.end_now(by, cause, timer);
     }
 
     /// The server does not wait any longer.

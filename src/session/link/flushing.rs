@@ -58,7 +58,10 @@ impl Link {
                 Poll::Pending => {
                     self.unpay();
                     self.batch = self.batch.take().map(Batch::shrink);
-                    self.timers.stalled(self.worker.now(), written > 0);
+                    // A client that comes with requests is expected by a timer of its own.
+                    if !self.session.member().protocol().is_http() {
+                        self.timers.stalled(self.worker.now(), written > 0);
+                    }
                     if self.ending.as_ref().is_some_and(|e| e.then == Then::FinishAnyway) {
                         self.finish();
                     }

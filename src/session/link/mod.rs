@@ -125,6 +125,11 @@ impl Link {
                 timers.without_pings();
                 Codec::prefixed()
             }
+            #[cfg(feature = "fallback")]
+            Protocol::Http => {
+                timers.without_pings();
+                Codec::default()
+            }
         };
         Self {
             transport: Some(transport),

@@ -1,0 +1,488 @@
+//! The place where a session and the requests of its client meet.
+//!
+//! To the session it is a transport like any other, on which RFC 6455 is spoken: what the session writes is
+//! put together to whole messages, numbered, and kept until the client has acknowledged them; what the client
+//! posts is handed to the session as frames. The session lives on one worker, and requests come on any, so
+//! everything is behind one lock, held for as long as copying some messages takes.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use event_listener::{Event, EventListener};
+
+use super::assembly::{Assembly, Parcel};
+use crate::executor::{Clock, Time};
+use crate::message::Message;
+use crate::ws::{CloseFrame, Opcode, close_payload};
+
+/// Bytes that wait between the session and what is kept, and as many in the other direction: what a pipe in
+/// memory holds.
+const PIPE: usize = 64 * 1024;
+
+/// What is kept for a client until it acknowledges it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) messages: usize,
+    /// Of payload; one message may go beyond.
+    pub(super) bytes: usize,
+    /// The longest message.
+    pub(super) message_bytes: usize,
+}
+
+/// One session's.
+pub(super) struct Relay {
+    state: Mutex<State>,
+    /// Something has changed that a request may wait for.
+    changed: Event,
+    /// The session has ended.
+    ended: AtomicBool,
+    ending: Event,
+    bounds: Bounds,
+    clock: Clock,
+}
+
+struct State {
+    /// From the client to the session: masked frames.
+    up: VecDeque<u8>,
+    session_reads: Option<Waker>,
+    /// The number of the last POST that was taken.
+    posts: u64,
+    /// From the session, not yet put together.
+    down: VecDeque<u8>,
+    session_writes: Option<Waker>,
+    assembly: Assembly,
+    /// What the client has not acknowledged.
+    kept: VecDeque<Message>,
+    kept_bytes: usize,
+    /// The number of the first of these, or of the next message.
+    first: u64,
+    close: Closing,
+    /// Why the session's reads and writes fail.
+    failed: Option<ErrorKind>,
+    visitor: Option<Visitor>,
+    visits: u64,
+    /// When the client was here last.
+    seen: Time,
+}
+
+/// How far the session has said goodbye.
+#[derive(Default)]
+enum Closing {
+    #[default]
+    Open,
+    /// Behind everything that is kept.
+    Said(Option<CloseFrame>),
+    /// The client has been told, too.
+    Told(Option<CloseFrame>),
+}
+
+/// The request that takes what the session sends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Visitor {
+    number: u64,
+    kind: Downlink,
+}
+
+/// What carries a session's messages to its client at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Downlink {
+    Poll,
+    Stream,
+}
+
+/// What a visitor finds.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Messages, the first of this number.
+    Messages(u64, Vec<Message>),
+    /// The session has been closed, and there is nothing more. `None`: without a word.
+    Closed(Option<CloseFrame>),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing, and there will be nothing before the client has acknowledged some of what it has been given.
+    Full,
+    /// Another request has taken this one's place.
+    Displaced,
+}
+
+/// Why a cursor cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BadCursor {
+    /// There is no such message yet.
+    Ahead,
+    /// What follows it has been acknowledged before, and is gone.
+    Behind,
+}
+
+/// What has become of a POST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Post {
+    Taken,
+    /// It had been taken before.
+    Repeated,
+    /// One before it is missing.
+    OutOfOrder {
+        expected: u64,
+    },
+    /// The session is behind.
+    Full,
+    /// The session takes no more.
+    Ended,
+}
+
+impl Relay {
+    pub(super) fn new(bounds: Bounds, clock: Clock) -> Arc<Self> {
+        let seen = clock.coarse();
+        Arc::new(Self {
+            state: Mutex::new(State {
+                up: VecDeque::new(),
+                session_reads: None,
+                posts: 0,
+                down: VecDeque::new(),
+                session_writes: None,
+                assembly: Assembly::default(),
+                kept: VecDeque::new(),
+                kept_bytes: 0,
+                first: 1,
+                close: Closing::Open,
+                failed: None,
+                visitor: None,
+                visits: 0,
+                seen,
+            }),
+            changed: Event::new(),
+            ended: AtomicBool::new(false),
+            ending: Event::new(),
+            bounds,
+            clock,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hears of whatever a request may wait for, from now on.
+    pub(super) fn listen(&self) -> EventListener {
+        self.changed.listen()
+    }
+
+    fn notify(&self) {
+        self.changed.notify(usize::MAX);
+    }
+
+    /// The client is here.
+    pub(super) fn touch(&self) {
+        self.lock().seen = self.clock.coarse();
+    }
+
+    /// When the client is given up, if it does not come before; `None` while it is here.
+    pub(super) fn absent_since(&self) -> Option<Time> {
+        let state = self.lock();
+        state.visitor.is_none().then_some(state.seen)
+    }
+
+    /// The client has not come for too long.
+    pub(super) fn give_up(&self) {
+        self.fail(&mut self.lock(), ErrorKind::TimedOut);
+    }
+
+    fn fail(&self, state: &mut State, why: ErrorKind) {
+        state.failed.get_or_insert(why);
+        let wakers = [state.session_reads.take(), state.session_writes.take()];
+        wakers.into_iter().flatten().for_each(Waker::wake);
+        self.notify();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Ready when the session has ended.
+    pub(super) async fn ended(&self) {
+        loop {
+            let ending = self.ending.listen();
+            if self.has_ended() {
+                return;
+            }
+            ending.await;
+        }
+    }
+
+    /// Bytes that are kept for the client.
+    pub(super) fn weight(&self) -> usize {
+        let state = self.lock();
+        state.kept_bytes + state.down.len() + state.assembly.weight()
+    }
+
+    /// Takes the place of the request that takes what the session sends. A poll does not take another one's.
+    pub(super) fn visit(self: &Arc<Self>, kind: Downlink) -> Option<Visit> {
+        let mut state = self.lock();
+        if kind == Downlink::Poll
+            && state.visitor.is_some_and(|visitor| visitor.kind == Downlink::Poll)
+        {
+            return None;
+        }
+        state.visits += 1;
+        let visitor = Visitor { number: state.visits, kind };
+        state.visitor = Some(visitor);
+        state.seen = self.clock.coarse();
+        drop(state);
+        self.notify();
+        Some(Visit { relay: Arc::clone(self), visitor })
+    }
+
+    /// The client has everything up to this number. Returns what comes next.
+    pub(super) fn acknowledge(&self, cursor: u64) -> Result<(), BadCursor> {
+        let mut state = self.lock();
+        let next = state.first + state.kept.len() as u64;
+        if cursor >= next {
+            return Err(BadCursor::Ahead);
+        }
+        let Some(count) = (cursor + 1).checked_sub(state.first) else {
+            return Err(BadCursor::Behind);
+        };
+        for _ in 0..count {
+            let message = state.kept.pop_front();
+            state.kept_bytes -= message.map_or(0, |message| message.len());
+        }
+        state.first += count;
+        state.seen = self.clock.coarse();
+        drop(state);
+        if count > 0 {
+            self.notify();
+        }
+        Ok(())
+    }
+
+    /// The number of the last message that the client has acknowledged.
+    pub(super) fn cursor(&self) -> u64 {
+        self.lock().first - 1
+    }
+
+    /// Gives frames to the session, all of them or none; `number` counts the client's POSTs, if it does.
+    pub(super) fn post(&self, number: Option<u64>, frames: &[u8]) -> Post {
+        let mut state = self.lock();
+        state.seen = self.clock.coarse();
+        if let Some(number) = number {
+            if number <= state.posts {
+                return Post::Repeated;
+            }
+            if number != state.posts + 1 {
+                return Post::OutOfOrder { expected: state.posts + 1 };
+            }
+        }
+        if state.failed.is_some() || self.has_ended() || !matches!(state.close, Closing::Open) {
+            return Post::Ended;
+        }
+        if !state.up.is_empty() && state.up.len() + frames.len() > PIPE {
+            return Post::Full;
+        }
+        state.up.extend(frames);
+        state.posts = number.unwrap_or(state.posts);
+        let reader = state.session_reads.take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+        Post::Taken
+    }
+
+    /// The client says goodbye, or answers the session's goodbye.
+    pub(super) fn post_close(&self, close: Option<&CloseFrame>) {
+        let mut state = self.lock();
+        self.close(&mut state, close);
+    }
+
+    fn close(&self, state: &mut State, close: Option<&CloseFrame>) {
+        if self.has_ended() {
+            return;
+        }
+        let payload = close.map(close_payload).unwrap_or_default();
+        let mut frame = Vec::new();
+        append_masked(&mut frame, Opcode::Close, &payload);
+        state.up.extend(frame);
+        state.session_reads.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Puts together what the session has written, as far as there is room for it.
+    fn pull(&self, state: &mut State) {
+        let before = state.down.len();
+        while state.kept.len() < self.bounds.messages
+            && state.kept_bytes < self.bounds.bytes
+            && matches!(state.close, Closing::Open)
+        {
+            match state.assembly.next(&mut state.down, self.bounds.message_bytes) {
+                Ok(Some(Parcel::Message(message))) => {
+                    state.kept_bytes += message.len();
+                    state.kept.push_back(message);
+                }
+                Ok(Some(Parcel::Close(close))) => state.close = Closing::Said(close),
+                Ok(None) => break,
+                Err(_) => {
+                    state.down.clear();
+                    self.fail(state, ErrorKind::FileTooLarge);
+                    break;
+                }
+            }
+        }
+        if state.down.len() < before {
+            state.session_writes.take().into_iter().for_each(Waker::wake);
+        }
+        // Nobody says goodbye any more.
+        let silent = state.down.is_empty() && matches!(state.close, Closing::Open);
+        if silent && self.has_ended() {
+            state.close = Closing::Said(None);
+        }
+    }
+}
+
+/// A request that takes what the session sends, for as long as no other one takes its place.
+pub(super) struct Visit {
+    relay: Arc<Relay>,
+    visitor: Visitor,
+}
+
+impl Visit {
+    /// The messages behind `after`, at most so many and so many bytes, but one at least.
+    pub(super) fn look(&self, after: u64, messages: usize, bytes: usize) -> Found {
+        let relay = &*self.relay;
+        let mut state = relay.lock();
+        if state.visitor != Some(self.visitor) {
+            return Found::Displaced;
+        }
+        state.seen = relay.clock.coarse();
+        relay.pull(&mut state);
+        let skipped = (after + 1).saturating_sub(state.first);
+        let skip = usize::try_from(skipped).unwrap_or(usize::MAX);
+        let mut left = bytes;
+        let waiting = state.kept.iter().skip(skip).take(messages).enumerate();
+        let fitting = waiting.take_while(|(at, message)| {
+            let fits = *at == 0 || message.len() <= left;
+            left = left.saturating_sub(message.len());
+            fits
+        });
+        let found: Vec<_> = fitting.map(|(_, message)| message.clone()).collect();
+        if !found.is_empty() {
+            return Found::Messages(state.first + skipped, found);
+        }
+        match std::mem::take(&mut state.close) {
+            Closing::Open => {}
+            Closing::Told(close) => {
+                state.close = Closing::Told(close.clone());
+                return Found::Closed(close);
+            }
+            Closing::Said(close) => {
+                state.close = Closing::Told(close.clone());
+                // The session hears from its client what it heard from the session.
+                relay.close(&mut state, close.as_ref());
+                return Found::Closed(close);
+            }
+        }
+        let full =
+            state.kept.len() >= relay.bounds.messages || state.kept_bytes >= relay.bounds.bytes;
+        if full { Found::Full } else { Found::Nothing }
+    }
+
+    pub(super) fn relay(&self) -> &Arc<Relay> {
+        &self.relay
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut state = self.relay.lock();
+        if state.visitor == Some(self.visitor) {
+            state.visitor = None;
+            state.seen = self.relay.clock.coarse();
+        }
+    }
+}
+
+/// The session's end of a relay.
+pub(crate) struct Relayed(Arc<Relay>);
+
+impl Relayed {
+    pub(super) fn new(relay: &Arc<Relay>) -> Self {
+        Self(Arc::clone(relay))
+    }
+
+    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.0.lock();
+        if !state.up.is_empty() || state.failed.is_some() {
+            return Poll::Ready(());
+        }
+        state.session_reads = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        cx: &Context<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        if self.poll_readable(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let mut state = self.0.lock();
+        if let Some(why) = state.failed {
+            return Poll::Ready(Err(why.into()));
+        }
+        let room = buffer.capacity() - buffer.len();
+        let count = room.min(state.up.len());
+        buffer.extend(state.up.drain(..count));
+        drop(state);
+        self.0.notify();
+        Poll::Ready(Ok(count))
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        cx: &Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.0.lock();
+        if let Some(why) = state.failed {
+            return Poll::Ready(Err(why.into()));
+        }
+        let mut room = PIPE.saturating_sub(state.down.len());
+        if room == 0 {
+            state.session_writes = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let mut count = 0;
+        for slice in slices {
+            let part = &slice[..slice.len().min(room)];
+            state.down.extend(part);
+            room -= part.len();
+            count += part.len();
+        }
+        drop(state);
+        self.0.notify();
+        Poll::Ready(Ok(count))
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.up = VecDeque::new();
+        drop(state);
+        self.0.ended.store(true, Ordering::Release);
+        self.0.ending.notify(usize::MAX);
+        self.0.notify();
+    }
+}
+
+/// Appends a whole frame as a client would send it (RFC 6455 section 5.3). Nobody reads it on its way, so the
+/// mask may be all zeros.
+pub(super) fn append_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+    let at = out.len();
+    crate::ws::Header::new(opcode, payload.len()).append_to(out);
+    if let Some(second) = out.get_mut(at + 1) {
+        *second |= 0x80;
+    }
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(payload);
+}

@@ -1,0 +1,151 @@
+//! The server's own HTTP endpoints. They are asked before the application's [routes](super::Routes).
+//!
+//! To add one: a variant, where it is ([`find`](Builtin::find)), its methods, and its answer. What it needs of the
+//! server is in the [`Door`]. It is dropped when the client ends the connection; who waits long for a session
+//! calls [`Door::park`].
+
+use ::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
+use ::http::{Method, StatusCode};
+
+#[cfg(feature = "json")]
+use serde_json::json;
+
+use super::body::Body;
+use super::front::Door;
+#[cfg(feature = "json")]
+use super::openapi::{self, Described, response};
+use super::reply::{IntoReply, Reply};
+use super::request::Request;
+use super::routes::Found;
+use crate::config::Config;
+#[cfg(feature = "fallback")]
+use crate::fallback::{Asked, Call};
+use crate::session::Handler;
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Builtin {
+    /// The process is there.
+    Live,
+    /// Further sessions are welcome.
+    Ready,
+    /// A client without WebSocket.
+    #[cfg(feature = "fallback")]
+    Fallback(Asked),
+    /// The description of them all.
+    #[cfg(feature = "json")]
+    OpenApi,
+}
+
+impl Builtin {
+    pub(crate) const LIVE: &'static str = "/healthz";
+    pub(crate) const READY: &'static str = "/readyz";
+
+    /// Whether any of them is switched on.
+    pub(crate) fn any(config: &Config) -> bool {
+        #[cfg(feature = "fallback")]
+        if config.fallbacks.is_some() {
+            return true;
+        }
+        #[cfg(feature = "json")]
+        if config.openapi.is_some() {
+            return true;
+        }
+        config.health
+    }
+
+    /// What is at this path, of what is switched on.
+    pub(crate) fn find(config: &Config, path: &str) -> Option<Self> {
+        #[cfg(feature = "fallback")]
+        if let Some(asked) = config.fallbacks.as_ref().and_then(|it| it.asked(path)) {
+            return Some(Self::Fallback(asked));
+        }
+        match path {
+            Self::LIVE if config.health => Some(Self::Live),
+            Self::READY if config.health => Some(Self::Ready),
+            #[cfg(feature = "json")]
+            path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
+            _ => None,
+        }
+    }
+
+    /// All that are switched on, for the description; nothing is said of the description itself.
+    #[cfg(feature = "json")]
+    pub(super) fn described(config: &Config) -> Vec<Described> {
+        let mut all = Vec::new();
+        if config.health {
+            for (path, summary, good, bad) in [
+                (Self::LIVE, "Whether the server is there.", "It is.", None),
+                (
+                    Self::READY,
+                    "Whether it takes further sessions.",
+                    "It does.",
+                    Some("It does not."),
+                ),
+            ] {
+                let mut responses = json!({ "200": response(good) });
+                if let Some(bad) = bad {
+                    responses["503"] = response(bad);
+                }
+                let operation = json!({ "summary": summary, "responses": responses });
+                all.push(Described { path: path.into(), method: Method::GET, operation });
+            }
+        }
+        all
+    }
+
+    /// What it is asked with; a HEAD is answered like a GET.
+    pub(crate) fn methods(self) -> &'static [Method] {
+        match self {
+            Self::Live | Self::Ready => &[Method::GET],
+            #[cfg(feature = "fallback")]
+            Self::Fallback(asked) => asked.methods(),
+            #[cfg(feature = "json")]
+            Self::OpenApi => &[Method::GET],
+        }
+    }
+
+    pub(super) fn found(self, method: &Method) -> Found<'static> {
+        let as_get = if method == Method::HEAD { &Method::GET } else { method };
+        match self.methods() {
+            methods if methods.contains(as_get) => Found::Builtin(self),
+            methods => Found::Methods(methods.to_vec()),
+        }
+    }
+
+    /// The answer. The origin is one that is allowed.
+    pub(super) async fn answer<H: Handler>(
+        self,
+        door: &Door<'_, H>,
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] request: &Request,
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] body: &mut Body,
+    ) -> Reply {
+        match self {
+            #[cfg(feature = "fallback")]
+            Self::Fallback(asked) => match &door.hub.desk {
+                Some(desk) => Call { door, desk, request }.answer(asked, body).await,
+                None => StatusCode::NOT_FOUND.into_reply(),
+            },
+            Self::Live => health(StatusCode::OK, "live\n"),
+            Self::Ready if door.hub.shutdown.is_stopping() => {
+                health(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+            }
+            Self::Ready if door.hub.limits.is_full() => {
+                health(StatusCode::SERVICE_UNAVAILABLE, "full\n")
+            }
+            Self::Ready => health(StatusCode::OK, "ready\n"),
+            #[cfg(feature = "json")]
+            Self::OpenApi => Reply::json(&openapi::document(&door.hub.config)),
+        }
+    }
+}
+
+fn health(status: StatusCode, word: &'static str) -> Reply {
+    let mut reply = (status, word)
+        .into_reply()
+        .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status != StatusCode::OK {
+        reply = reply.with_header(RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    reply
+}

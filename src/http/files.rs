@@ -1,0 +1,436 @@
+//! Files of a folder, as answers (RFC 9110 sections 13 and 14).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue, LAST_MODIFIED,
+    LOCATION, X_CONTENT_TYPE_OPTIONS,
+};
+use ::http::{Method, StatusCode};
+use bytes::Bytes;
+use futures_lite::stream;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+
+use super::reply::Reply;
+use super::request::Request;
+use super::token;
+
+/// Bytes that are read at a time, and that an answer holds at most: a page or a script is one such piece, and
+/// is read when its file is opened.
+const PIECE: usize = 64 * 1024;
+
+/// What the folder of a path with a slash at its end is answered with.
+const INDEX: &str = "index.html";
+
+/// A folder whose files are served.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: Arc<Path>,
+}
+
+/// A file that may be served.
+struct Found {
+    file: File,
+    size: u64,
+    modified: SystemTime,
+}
+
+/// What there is at a path.
+enum Place {
+    File(Found, Option<Bytes>),
+    Folder,
+    Nothing,
+}
+
+impl Folder {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// # Errors
+    ///
+    /// Why there are no files in it.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match std::fs::metadata(&self.root) {
+            Ok(it) if it.is_dir() => Ok(()),
+            Ok(_) => Err(format!("{} is no folder", self.root.display())),
+            Err(error) => Err(format!("{}: {error}", self.root.display())),
+        }
+    }
+
+    pub(super) async fn answer(&self, request: &Request) -> Reply {
+        let Some(mut path) = relative(request) else { return nothing() };
+        let is_folder = path.is_empty() || path.ends_with('/');
+        // The name of the mount itself, without its slash.
+        if is_folder && !request.path().ends_with('/') {
+            return with_slash(request);
+        }
+        if is_folder {
+            path.push_str(INDEX);
+        }
+        let kind = kind(&path);
+        let root = Arc::clone(&self.root);
+        let read = request.method() != Method::HEAD;
+        // A file may be on a disk that is far away.
+        let place = smol::unblock(move || look(&root, Path::new(&path), read)).await;
+        match place {
+            Ok(Place::File(found, content)) => serve(request, found, content, kind),
+            Ok(Place::Folder) if !is_folder => with_slash(request),
+            Ok(Place::Folder | Place::Nothing) => nothing(),
+            Err(error) => {
+                log::error!("{} in {}: {error}", request.path(), self.root.display());
+                let status = match error.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(Errno::MFILE | Errno::NFILE) => StatusCode::SERVICE_UNAVAILABLE,
+                    _ => StatusCode::INTERNAL_SERVER_ERROR,
+                };
+                status.into()
+            }
+        }
+    }
+}
+
+/// The path below the folder, decoded. `None`: one that no file has that may be served.
+fn relative(request: &Request) -> Option<String> {
+    let sent = request.path();
+    // An encoded slash is no slash (RFC 3986 section 2.2), and a file name has none.
+    if sent.as_bytes().windows(3).any(|it| it.eq_ignore_ascii_case(b"%2f")) {
+        return None;
+    }
+    let path = request.param("path").unwrap_or_default().into_owned();
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        let empty = segment.is_empty() && !last;
+        // `.`, `..`, and what is hidden: .git, .env.
+        if empty || segment.starts_with('.') || segment.contains(['\0', '\\']) {
+            return None;
+        }
+    }
+    Some(path)
+}
+
+fn nothing() -> Reply {
+    Reply::sentence(StatusCode::NOT_FOUND, "there is no such file")
+}
+
+/// To the folder's own name, which relative links in its page are relative to.
+fn with_slash(request: &Request) -> Reply {
+    let mut target = format!("{}/", request.path());
+    if let Some(query) = request.query() {
+        target.push('?');
+        target.push_str(query);
+    }
+    let reply = Reply::sentence(StatusCode::MOVED_PERMANENTLY, "this is a folder");
+    match HeaderValue::try_from(target) {
+        Ok(target) => reply.with_header(LOCATION, target),
+        Err(_) => nothing(),
+    }
+}
+
+/// Looks for a file; of a small one, with its content. Blocks.
+fn look(root: &Path, path: &Path, read: bool) -> io::Result<Place> {
+    let fd = match open(root, path) {
+        Ok(fd) => fd,
+        // XDEV: it leads out of the folder.
+        Err(
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::NAMETOOLONG
+            | Errno::ACCESS
+            | Errno::PERM
+            | Errno::NXIO
+            | Errno::INVAL,
+        ) => return Ok(Place::Nothing),
+        Err(error) => return Err(error.into()),
+    };
+    let file = File::from(fd);
+    let about = file.metadata()?;
+    if about.is_dir() {
+        return Ok(Place::Folder);
+    }
+    // Devices and pipes have no end.
+    if !about.is_file() {
+        return Ok(Place::Nothing);
+    }
+    let modified = about.modified().unwrap_or(UNIX_EPOCH);
+    let found = Found { file, size: about.len(), modified };
+    let small = usize::try_from(found.size).ok().filter(|size| read && *size <= PIECE);
+    let content = small.map(|size| piece(&found.file, 0, size)).transpose()?;
+    Ok(Place::File(found, content))
+}
+
+/// Opens it if it is in the folder, also where links lead elsewhere: the kernel sees to it.
+fn open(root: &Path, path: &Path) -> Result<OwnedFd, Errno> {
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // A pipe would wait for its writer.
+    let file = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let root_fd = rustix::fs::openat(CWD, root, folder, Mode::empty())?;
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    // Somebody renames folders at this moment (openat2(2), EAGAIN): a few tries will do.
+    for _ in 0..8 {
+        match rustix::fs::openat2(&root_fd, path, file, Mode::empty(), beneath) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A kernel before 5.6, or a sandbox that does not know the call.
+            Err(Errno::NOSYS | Errno::PERM) => return open_by_name(root, path, file),
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// The same where the kernel cannot: whoever may write in the folder could exchange a file for a link between the
+/// two steps.
+fn open_by_name(root: &Path, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let root = root.canonicalize().map_err(errno)?;
+    let path = root.join(path).canonicalize().map_err(errno)?;
+    if !path.starts_with(&root) {
+        return Err(Errno::XDEV);
+    }
+    rustix::fs::openat(CWD, &path, flags | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// So many bytes from there, all of them.
+fn piece(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset)?;
+    Ok(bytes.into())
+}
+
+fn serve(request: &Request, found: Found, content: Option<Bytes>, kind: &'static str) -> Reply {
+    let Found { file, size, modified } = found;
+    let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let tag = format!("W/\"{size:x}-{:x}\"", since.as_nanos());
+    let date = httpdate::fmt_http_date(modified);
+    let described = |reply: Reply| {
+        let mut reply = reply
+            .with_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))
+            .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        for (name, value) in [(ETAG, &tag), (LAST_MODIFIED, &date)] {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                reply = reply.with_header(name, value);
+            }
+        }
+        reply
+    };
+    if is_known(request, &tag, since) {
+        return described(Reply::new("").with_status(StatusCode::NOT_MODIFIED));
+    }
+    let wanted = range(request, size, &date, modified);
+    let (start, end, status) = match wanted {
+        Wanted::Whole => (0, size, StatusCode::OK),
+        Wanted::Part(start, end) => (start, end, StatusCode::PARTIAL_CONTENT),
+        Wanted::Nothing => {
+            let text = format!("the file has {size} bytes");
+            let reply = Reply::sentence(StatusCode::RANGE_NOT_SATISFIABLE, text);
+            return content_range(described(reply), &format!("bytes */{size}"));
+        }
+    };
+    let reply = match content {
+        Some(content) => {
+            let part = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+            Reply::new(content.slice(part(start)..part(end)))
+        }
+        None => Reply::stream(pieces(file, start, end)).with_length(end - start),
+    };
+    let reply = described(reply)
+        .with_status(status)
+        .with_header(CONTENT_TYPE, HeaderValue::from_static(kind))
+        // What is in the folder may have been put there by somebody else: its type is what its name says.
+        .with_header(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    match status {
+        StatusCode::PARTIAL_CONTENT => {
+            content_range(reply, &format!("bytes {start}-{}/{size}", end.saturating_sub(1)))
+        }
+        _ => reply,
+    }
+}
+
+fn content_range(reply: Reply, range: &str) -> Reply {
+    match HeaderValue::from_str(range) {
+        Ok(range) => reply.with_header(CONTENT_RANGE, range),
+        Err(_) => reply,
+    }
+}
+
+/// Reads the next piece when the one before has been taken.
+fn pieces(
+    file: File,
+    start: u64,
+    end: u64,
+) -> impl futures_lite::Stream<Item = io::Result<Bytes>> + 'static {
+    let file = Arc::new(file);
+    stream::try_unfold(start, move |at| {
+        let file = Arc::clone(&file);
+        async move {
+            let len = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
+            if len == 0 {
+                return Ok(None);
+            }
+            let bytes = smol::unblock(move || piece(&file, at, len)).await?;
+            Ok(Some((bytes, at + len as u64)))
+        }
+    })
+}
+
+/// Whether the client has it already (RFC 9110 sections 13.1.2 and 13.1.3).
+fn is_known(request: &Request, tag: &str, modified: Duration) -> bool {
+    let mut tags = request.header_all("if-none-match").peekable();
+    if tags.peek().is_some() {
+        let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
+        let ours = opaque(tag.as_bytes());
+        // No tag of ours has a comma in it.
+        return tags.flat_map(token::elements).any(|it| it == b"*" || opaque(it) == ours);
+    }
+    let since = request.header("if-modified-since").and_then(seconds);
+    since.is_some_and(|since| modified.as_secs() <= since)
+}
+
+/// A date in seconds since the epoch.
+fn seconds(date: &str) -> Option<u64> {
+    let date = httpdate::parse_http_date(date).ok()?;
+    Some(date.duration_since(UNIX_EPOCH).ok()?.as_secs())
+}
+
+/// What of a file is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    Whole,
+    /// From this byte up to, and not with, that one.
+    Part(u64, u64),
+    /// Something behind its end.
+    Nothing,
+}
+
+/// What of it is asked for: one range, or the whole for whatever else stands there (RFC 9110 section 14.2).
+fn range(request: &Request, size: u64, date: &str, modified: SystemTime) -> Wanted {
+    let mut values = request.header_all("range");
+    let (Some(value), None, &Method::GET) = (values.next(), values.next(), request.method()) else {
+        return Wanted::Whole;
+    };
+    // Our tags are weak and match nothing here; a date does that is the same, and too old for a second change
+    // within its second (sections 13.1.5 and 8.8.2.2).
+    if let Some(sent) = request.header_bytes("if-range") {
+        let settled = modified.elapsed().is_ok_and(|age| age > Duration::from_secs(1));
+        if sent != date.as_bytes() || !settled {
+            return Wanted::Whole;
+        }
+    }
+    let Some(value) = std::str::from_utf8(value).ok().and_then(|it| it.strip_prefix("bytes="))
+    else {
+        return Wanted::Whole;
+    };
+    part(value.trim(), size)
+}
+
+fn part(range: &str, size: u64) -> Wanted {
+    let number = |digits: &str| match digits.bytes().all(|it| it.is_ascii_digit()) {
+        // More than can be counted is behind every end.
+        true if !digits.is_empty() => Some(digits.parse().unwrap_or(u64::MAX)),
+        _ => None,
+    };
+    let Some((first, last)) = range.split_once('-') else { return Wanted::Whole };
+    let (start, end) = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => (first, last.saturating_add(1).min(size)),
+        (Some(first), None) if last.is_empty() => (first, size),
+        (None, Some(last)) if first.is_empty() => (size.saturating_sub(last), size),
+        _ => return Wanted::Whole,
+    };
+    if start < end { Wanted::Part(start, end) } else { Wanted::Nothing }
+}
+
+/// The type of a file by its name's end: what browsers care about. Of text it is said that it is UTF-8.
+fn kind(path: &str) -> &'static str {
+    let end = path.rsplit_once('.').map_or("", |(_, end)| end);
+    KINDS
+        .iter()
+        .find(|(known, _)| end.eq_ignore_ascii_case(known))
+        .map_or("application/octet-stream", |(_, kind)| kind)
+}
+
+const KINDS: &[(&str, &str)] = &[
+    ("html", "text/html; charset=utf-8"),
+    ("htm", "text/html; charset=utf-8"),
+    ("css", "text/css; charset=utf-8"),
+    ("js", "text/javascript; charset=utf-8"),
+    ("mjs", "text/javascript; charset=utf-8"),
+    ("json", "application/json"),
+    ("map", "application/json"),
+    ("webmanifest", "application/manifest+json"),
+    ("wasm", "application/wasm"),
+    ("txt", "text/plain; charset=utf-8"),
+    ("md", "text/markdown; charset=utf-8"),
+    ("csv", "text/csv; charset=utf-8"),
+    ("xml", "text/xml; charset=utf-8"),
+    ("svg", "image/svg+xml"),
+    ("png", "image/png"),
+    ("jpg", "image/jpeg"),
+    ("jpeg", "image/jpeg"),
+    ("gif", "image/gif"),
+    ("webp", "image/webp"),
+    ("avif", "image/avif"),
+    ("ico", "image/x-icon"),
+    ("woff", "font/woff"),
+    ("woff2", "font/woff2"),
+    ("ttf", "font/ttf"),
+    ("otf", "font/otf"),
+    ("mp3", "audio/mpeg"),
+    ("ogg", "audio/ogg"),
+    ("wav", "audio/wav"),
+    ("mp4", "video/mp4"),
+    ("webm", "video/webm"),
+    ("pdf", "application/pdf"),
+    ("zip", "application/zip"),
+    ("gz", "application/gzip"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_is_a_part_of_the_file_and_anything_else_the_whole() {
+        for (range, wanted) in [
+            ("0-0", Wanted::Part(0, 1)),
+            ("2-5", Wanted::Part(2, 6)),
+            ("2-", Wanted::Part(2, 10)),
+            ("9-", Wanted::Part(9, 10)),
+            ("-3", Wanted::Part(7, 10)),
+            ("-30", Wanted::Part(0, 10)),
+            ("0-99999999999999999999999", Wanted::Part(0, 10)),
+            ("10-", Wanted::Nothing),
+            ("10-12", Wanted::Nothing),
+            ("99999999999999999999999-", Wanted::Nothing),
+            ("-0", Wanted::Nothing),
+            ("5-2", Wanted::Whole),
+            ("0-1,3-4", Wanted::Whole),
+            ("-", Wanted::Whole),
+            ("", Wanted::Whole),
+            ("a-b", Wanted::Whole),
+            ("+1-2", Wanted::Whole),
+            ("1--2", Wanted::Whole),
+            ("1-2-3", Wanted::Whole),
+        ] {
+            assert_eq!(part(range, 10), wanted, "{range}");
+        }
+        assert_eq!(part("0-", 0), Wanted::Nothing);
+        assert_eq!(part("-1", 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn a_type_goes_by_the_end_of_the_name() {
+        assert_eq!(kind("a/b.HTML"), "text/html; charset=utf-8");
+        assert_eq!(kind("a.tar.gz"), "application/gzip");
+        assert_eq!(kind("a.html/b"), "application/octet-stream");
+        assert_eq!(kind("png"), "application/octet-stream");
+    }
+}
