@@ -11,7 +11,8 @@
 //! a disk, and a room is forgotten some time after the last one has left it. Anybody may come under any
 //! name: put something in front of it that asks who it is before you leave it to the world.
 //!
-//! `chat/wire.rs` has the messages, `chat/room.rs` the history, `chat/page.*` is what the browser gets.
+//! `chat/wire.rs` has the messages, `chat/room.rs` the history, `chat/page.*` is what the browser gets, with
+//! `/coracle.js`, by which the page keeps its connection.
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -188,6 +189,7 @@ fn page(path: &str) -> Response {
         "/" => ("text/html", include_str!("chat/page.html")),
         "/page.css" => ("text/css", include_str!("chat/page.css")),
         "/page.js" => ("text/javascript", include_str!("chat/page.js")),
+        "/coracle.js" => ("text/javascript", include_str!("../assets/coracle.js")),
         path if wire::room(path).is_some() => ("text/html", include_str!("chat/page.html")),
         _ => return no_page(),
     };

@@ -63,6 +63,8 @@ pub use typed::{BadMessage, Envelope, Fault, Payload, Router, Scalar, SendTypedE
 pub mod docs {
     #[doc = include_str!("docs/backpressure.md")]
     pub mod backpressure {}
+    #[doc = include_str!("docs/browser.md")]
+    pub mod browser {}
     #[cfg(feature = "deflate")]
     #[doc = include_str!("docs/compression.md")]
     pub mod compression {}

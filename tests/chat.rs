@@ -127,6 +127,7 @@ fn the_page_is_served_with_a_policy_and_its_types() {
         ("/r/boats%20%26%20m%C3%A1s", html),
         ("/page.css", "text/css; charset=utf-8"),
         ("/page.js", "text/javascript; charset=utf-8"),
+        ("/coracle.js", "text/javascript; charset=utf-8"),
     ] {
         let answer = get(&chat, "GET", path);
         answer.expect(200);

@@ -1,5 +1,5 @@
 // The page's side of the chat. What others have written is only ever set as text, never as HTML.
-"use strict";
+import { connect } from "/coracle.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -8,8 +8,7 @@ const SHOWN = 500; // lines; older ones go
 const TOGETHER = 5 * 60 * 1000; // ms between two messages that share one name
 const PENDING = 20; // messages that wait to be sent while there is no connection
 const ANSWER = 10 * 1000; // ms after which a connection that does not answer is given up
-const STEADY = 5 * 1000; // ms after which a connection counts as one that works
-const SLOWEST = 30 * 1000; // ms, the longest wait between two tries
+const FULL = 15 * 1000; // ms until a room that does not let us in is asked again
 
 // --- What this tab remembers ---------------------------------------------------------------------
 
@@ -258,7 +257,9 @@ const handlers = {
         if (code === "bad_name" || code === "name_too_long") {
             askName(text);
         } else if (code === "room_full" || code === "too_many_rooms" || code === "cannot_join") {
-            hangUp(text[0].toUpperCase() + text.slice(1));
+            // Closed before it is said: nothing is to come again by itself.
+            client.close();
+            away(text[0].toUpperCase() + text.slice(1), FULL, () => client.reconnect());
         } else {
             // What was last sent and not yet answered.
             const refused = pending.shift();
@@ -271,71 +272,73 @@ const handlers = {
 
 // --- The connection ------------------------------------------------------------------------------
 
-let socket = null;
-let failures = 0;
-let retryTimer = 0;
-let steadyTimer = 0;
+const WAYS = { websocket: "by WebSocket", sse: "by an event stream", polling: "by polling" };
+
+let client = null;
+let tickTimer = 0;
 let answerTimer = 0;
 
 function send(type, payload) {
-    if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type, payload }));
+    // What waits for a connection is ours to keep: it is sent after the server has said who is here.
+    if (client.state === "open") client.emit(type, payload);
 }
 
 // Gives the connection up if nothing comes for a while: a lost network tells nobody.
 function expectAnswer() {
     clearTimeout(answerTimer);
-    answerTimer = setTimeout(() => hangUp("The server does not answer"), ANSWER);
+    answerTimer = setTimeout(() => client.reconnect(), ANSWER);
 }
 
-function connect() {
-    clearTimeout(retryTimer);
-    retryTimer = 0;
+function start() {
+    client = connect(location.href);
     setStatus(false, "connecting");
-    const opened = new WebSocket(location.href.replace(/^http/, "ws").replace(/#.*/, ""));
-    socket = opened;
-    expectAnswer();
-    opened.onopen = () => send("chat.join", { name });
-    opened.onmessage = (event) => {
+    client.on("open", () => {
+        send("chat.join", { name });
+        expectAnswer();
+    });
+    client.on("typed", ({ type, payload }) => {
         clearTimeout(answerTimer);
-        const message = JSON.parse(event.data);
-        handlers[message.type]?.(message.payload);
-        if (pending.some((waiting) => waiting.sent)) expectAnswer();
-    };
-    opened.onclose = (event) => hangUp(event.reason ? `The server says: ${event.reason}` : "No connection");
+        handlers[type]?.(payload);
+        if (client.state === "open" && pending.some((waiting) => waiting.sent)) expectAnswer();
+    });
+    client.on("transport", (transport) => { $("status").title = WAYS[transport]; });
+    client.on("close", unsend);
+    client.on("state", ({ state, delay, end }) => {
+        clearTimeout(tickTimer);
+        clearTimeout(answerTimer);
+        if (state === "connecting") setStatus(false, "connecting");
+        if (state === "waiting" || state === "closed") {
+            away(end.clean && end.reason ? `The server says: ${end.reason}` : "No connection", delay, () => {});
+        }
+    });
 }
 
 function online() {
     setStatus(true, "connected");
     $("banner").hidden = true;
-    clearTimeout(steadyTimer);
-    steadyTimer = setTimeout(() => { failures = 0; }, STEADY);
 }
 
-// Ends what is left of the connection, and tries again: later each time, and not all at the same moment.
-function hangUp(why) {
-    clearTimeout(answerTimer);
-    clearTimeout(steadyTimer);
-    clearTimeout(retryTimer);
-    if (socket) {
-        socket.onopen = socket.onmessage = socket.onclose = null;
-        socket.close();
-        socket = null;
-    }
+// What was on its way may have arrived or not; the history will say.
+function unsend() {
     for (const message of pending) message.sent = false;
-    const most = Math.min(SLOWEST, 1000 * 2 ** failures);
-    failures += 1;
-    const at = Date.now() + most * (0.5 + Math.random() / 2);
+}
+
+// Says that there is no connection, and counts the seconds.
+function away(why, delay, then) {
+    clearTimeout(tickTimer);
     setStatus(false, "not connected");
     $("banner").hidden = false;
+    $("countdown").textContent = "";
     // Said once; nobody wants to hear the seconds.
     $("why").textContent = `${why}.`;
+    const at = Date.now() + delay;
     const tick = () => {
         const left = Math.ceil((at - Date.now()) / 1000);
-        if (left <= 0) return connect();
+        if (left <= 0) return then();
         $("countdown").textContent = `Next try in ${left} s.`;
-        retryTimer = setTimeout(tick, at - Date.now() - (left - 1) * 1000);
+        tickTimer = setTimeout(tick, at - Date.now() - (left - 1) * 1000);
     };
-    tick();
+    if (delay !== undefined) tick();
 }
 
 function setStatus(isOnline, text) {
@@ -345,7 +348,7 @@ function setStatus(isOnline, text) {
 }
 
 function hurry() {
-    if (retryTimer) connect();
+    if (client.state === "waiting" || client.state === "closed") client.reconnect();
 }
 
 // --- What is typed -------------------------------------------------------------------------------
@@ -353,7 +356,7 @@ function hurry() {
 const pending = []; // { text, item, sent }: ours, of which the server has not said that they have arrived
 
 function post(message) {
-    if (socket?.readyState === WebSocket.OPEN && self !== null) {
+    if (client?.state === "open" && self !== null) {
         message.sent = true;
         send("chat.message", { text: message.text });
         expectAnswer();
@@ -419,12 +422,10 @@ function openRoom(room) {
     new ResizeObserver(() => { if (following) toEnd(); }).observe($("log"));
     $("newest").addEventListener("click", toEnd);
     $("retry").addEventListener("click", hurry);
-    window.addEventListener("online", hurry);
     document.addEventListener("visibilitychange", () => {
         if (document.hidden) return;
         unread = 0;
         showTitle();
-        hurry();
     });
     $("show-people").addEventListener("click", () => showPeople(!$("chat").classList.contains("with-people")));
     $("log").addEventListener("click", () => showPeople(false));
@@ -441,11 +442,12 @@ function openRoom(room) {
         const chosen = tidy($("who-name").value);
         if (!chosen) return;
         setName(chosen);
-        if (!socket) return connect();
+        if (!client) return start();
         send("chat.join", { name });
+        hurry();
     });
     if (name) {
-        connect();
+        start();
         $("text").focus();
     } else {
         askName("");

@@ -1,7 +1,9 @@
-"""Two people in the example chat, in headless Chromium: chat.py SERVER BROWSER PROFILE [PICTURES]
+"""Two people in the example chat, in headless Chromium: chat.py [--blocked] SERVER BROWSER PROFILE [PICTURES]
 
 Starts the server itself, because it also has to go away and come back. Drives the pages by the DevTools
 protocol over a pipe. With a directory for PICTURES it leaves screenshots there, as a phone and a desk show it.
+
+With --blocked nobody has a WebSocket that opens: the server needs its fallbacks.
 """
 
 import base64
@@ -14,8 +16,10 @@ import sys
 import threading
 import time
 
-server_path, browser, profile = sys.argv[1:4]
-pictures = pathlib.Path(sys.argv[4]) if len(sys.argv) > 4 else None
+arguments = [it for it in sys.argv[1:] if it != "--blocked"]
+is_blocked = len(arguments) < len(sys.argv) - 1
+server_path, browser, profile = arguments[:3]
+pictures = pathlib.Path(arguments[3]) if len(arguments) > 3 else None
 PATIENCE = 30
 
 
@@ -159,6 +163,10 @@ class Page:
             time.sleep(0.02)
         check(True, what)
 
+    def before(self, script):
+        """Runs it before whatever a page has."""
+        self.call("Page.addScriptToEvaluateOnNewDocument", source=script)
+
     def go(self, url):
         self.call("Page.navigate", url=url)
 
@@ -224,6 +232,59 @@ class Page:
                 shot = self.call("Page.captureScreenshot", format="png")
                 (pictures / f"{name}-{place}-{scheme}.png").write_bytes(base64.b64decode(shot["data"]))
         self.call("Emulation.setEmulatedMedia", features=[])
+
+
+# What a page finds in place of WebSocket.
+HANGS = "window.WebSocket = class { close() {} }"
+FAILS = """window.WebSocket = class {
+    constructor() { setTimeout(() => this.onclose({ code: 1006, reason: '', wasClean: false })); }
+    close() {}
+}"""
+
+
+def blocked(server, browser):
+    """One of them learns at once that there is no WebSocket, one has to wait, and one has one."""
+    fails, hangs, free = browser.page(), browser.page(), browser.page()
+    fails.before(FAILS)
+    hangs.before(HANGS)
+    room = f"{server.url}r/behind%20a%20proxy"
+    people = [(fails, "Fay"), (hangs, "Hal"), (free, "Fred")]
+    for page, name in people:
+        page.go(room)
+        page.until(f"{name} is asked for a name", "document.querySelector('#who')?.open")
+        page.fill("#who-name", name)
+        page.enter()
+    for page, name in people:
+        page.connected(name)
+        page.here(f"{name} sees all three", ["Fay", "Fred", "Hal"])
+    for page, name, way in [(fails, "Fay", "an event stream"), (hangs, "Hal", "an event stream"), (free, "Fred", "WebSocket")]:
+        page.until(f"{name} is there by {way}", f"document.querySelector('#status').title === 'by {way}'")
+    for number in range(10):
+        for page, name in people:
+            page.say(f"{name} says {number}")
+    for page, name in people:
+        page.until(f"{name} has all thirty", "document.querySelectorAll('.message:not(.waiting)').length === 30")
+    lines = [page.run("[...document.querySelectorAll('.words')].map((it) => it.firstChild.data)") for page, _ in people]
+    check(lines[0] == lines[1] == lines[2], "and all have the same in the same order")
+    check(sorted(lines[0]) == sorted(f"{name} says {n}" for _, name in people for n in range(10)), "each of it once")
+    check(all(not page.run("document.querySelectorAll('.gap').length") for page, _ in people), "and nothing is missing")
+
+    # Who leaves a page has gone at once, and not when the session expires.
+    hangs.go("about:blank")
+    fails.noted("Hal has gone", "Hal has gone")
+
+    check(server.stop() == 0, "the server stops by SIGTERM with status 0")
+    fails.until("Fay is told", "!document.querySelector('#banner').hidden")
+    fails.say("Is anybody there?")
+    again = Server(server.address)
+    try:
+        for page, name in [(fails, "Fay"), (free, "Fred")]:
+            page.click("#retry")
+            page.connected(f"{name}, again,")
+        free.reads("what waited is delivered", "Is anybody there?")
+        check(fails.run("document.querySelector('#status').title") != "by WebSocket", "still without a WebSocket")
+    finally:
+        again.stop()
 
 
 def talk(server, browser):
@@ -351,7 +412,7 @@ if pictures is not None:
 running = Server()
 chromium = Browser()
 try:
-    talk(running, chromium)
+    (blocked if is_blocked else talk)(running, chromium)
 finally:
     chromium.end()
     if running.process.poll() is None:
