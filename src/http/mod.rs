@@ -36,6 +36,7 @@ pub(crate) mod forwarded;
 pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;
+mod module;
 #[cfg(feature = "json")]
 pub(crate) mod openapi;
 pub(crate) mod origin;
