@@ -3,6 +3,7 @@
 //! [`Config`] is plain data. The builder has a method for the common ones and takes the whole with
 //! [`Builder::config`](crate::Builder::config).
 
+mod history;
 mod inbound;
 #[cfg(feature = "tls")]
 mod tls;
@@ -18,6 +19,7 @@ use crate::outbox::SlowPeer;
 use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
+pub use history::History;
 pub use inbound::{Excess, Inbound, Rate};
 #[cfg(feature = "tls")]
 pub use tls::{ClientCertificates, Identity, Password, Tls, TlsVersion};
@@ -86,6 +88,8 @@ pub struct Config {
     /// This bounds what one client can have the application do, and can end its session. `rates` bounds what
     /// it can have the line carry, and only ever waits. Where both are set, both hold.
     pub inbound: Option<Inbound>,
+    /// Where what rooms are told is kept. Default: nowhere.
+    pub history: History,
     /// Answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
     pub pages: Option<PageHook>,
 }
@@ -109,6 +113,7 @@ impl Default for Config {
             presence: None,
             gap: None,
             inbound: None,
+            history: History::default(),
             pages: None,
         }
     }

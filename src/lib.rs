@@ -3,6 +3,7 @@
 pub mod config;
 mod error;
 mod executor;
+pub mod history;
 mod http;
 mod hub;
 #[cfg(feature = "internals")]
@@ -26,6 +27,7 @@ mod ws;
 pub use ::http as http_types;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
+pub use history::History;
 pub use http::{Handover, OriginPolicy, PageHook, Request, Response, Upgrade};
 pub use hub::{
     Audience, Excesses, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook,
@@ -64,6 +66,8 @@ pub mod docs {
     pub mod defaults {}
     #[doc = include_str!("docs/frames.md")]
     pub mod frames {}
+    #[doc = include_str!("docs/history.md")]
+    pub mod history {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/rooms.md")]

@@ -17,14 +17,15 @@ pub(crate) use limits::{Address, Full, Handshake, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
-pub(crate) use rooms::Index;
 pub use rooms::{
     Audience, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook, Publication,
     PublishError, RoomPolicy, RoomStats, Rooms,
 };
+pub(crate) use rooms::{Index, NAME_BYTES};
 
 use crate::config::Config;
 use crate::executor::{Clock, Time};
+use crate::history::Book;
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -53,6 +54,7 @@ pub(crate) struct Hub {
     pub(crate) shutdown: Shutdown,
     pub(crate) endings: Endings,
     pub(crate) exceeded: Exceeded,
+    pub(crate) history: Option<Arc<Book>>,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -70,7 +72,12 @@ impl Endings {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Config, clock: Clock, workers: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        clock: Clock,
+        workers: usize,
+        history: Option<Arc<Book>>,
+    ) -> Arc<Self> {
         let limits = &config.limits;
         let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
         let budget = limits.outboxes_bytes.unwrap_or_else(default_budget);
@@ -85,6 +92,7 @@ impl Hub {
             shutdown,
             endings: Endings::default(),
             exceeded: Exceeded::default(),
+            history,
         })
     }
 
