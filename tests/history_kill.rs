@@ -17,7 +17,7 @@ use coracle::history::{Durability, Sqlite, SqliteOptions};
 use rusqlite::{Connection, OptionalExtension};
 use support::*;
 
-const NAME: &str = "a_thousand_kills_lose_no_confirmed_message_and_give_no_id_twice";
+const NAME: &str = "kills_at_random_points_lose_no_confirmed_message_and_give_no_id_twice";
 const DATABASE: &str = "CORACLE_KILL_TEST_DATABASE";
 const ROUND: &str = "CORACLE_KILL_TEST_ROUND";
 const ROOMS: [&str; 3] = ["quay", "sea", "shore"];
@@ -153,7 +153,7 @@ impl Story {
 }
 
 #[test]
-fn a_thousand_kills_lose_no_confirmed_message_and_give_no_id_twice() {
+fn kills_at_random_points_lose_no_confirmed_message_and_give_no_id_twice() {
     if let Some(path) = std::env::var_os(DATABASE) {
         let round = std::env::var(ROUND).unwrap().parse().unwrap();
         return child(Path::new(&path), round);

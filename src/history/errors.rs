@@ -50,6 +50,7 @@ impl StoreError {
         self.kind
     }
 
+    #[cfg(feature = "sqlite")]
     pub(super) fn closed() -> Self {
         Self::new(StoreErrorKind::Closed, "the history has been closed: its server has ended")
     }

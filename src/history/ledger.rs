@@ -17,11 +17,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+type Shard = Mutex<HashMap<Text, Arc<Line>>>;
+
 /// All lines, as many as fit: of rooms that have long been silent it is forgotten how far they had come. They go
 /// on above the floor then, which is above all that was forgotten, so no id comes twice.
 pub(super) struct Ledger {
     hasher: RandomState,
-    shards: Box<[Mutex<HashMap<Text, Arc<Line>>>]>,
+    shards: Box<[Shard]>,
     count: AtomicUsize,
     most: usize,
     floor: AtomicU64,

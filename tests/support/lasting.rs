@@ -70,7 +70,7 @@ impl Raw {
 #[track_caller]
 pub fn id(text: &str) -> u64 {
     let number = text.split(' ').next().unwrap_or_default();
-    number.parse().unwrap_or_else(|_| panic!("no id: {:.60}", text))
+    number.parse().unwrap_or_else(|_| panic!("no id: {text:.60}"))
 }
 
 pub fn ids(texts: &[String]) -> Vec<u64> {

@@ -1,7 +1,7 @@
 //! What SQLite says, and what to do about it.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Error, ErrorCode};
@@ -10,11 +10,11 @@ use crate::history::errors::{StoreError, StoreErrorKind};
 
 /// The database, as errors name it.
 #[derive(Clone)]
-pub(super) struct Place(Arc<PathBuf>);
+pub(super) struct Place(Arc<Path>);
 
 impl Place {
     pub(super) fn new(path: &Path) -> Self {
-        Self(Arc::new(path.to_owned()))
+        Self(path.into())
     }
 
     pub(super) fn error(&self, kind: StoreErrorKind, what: &str) -> StoreError {

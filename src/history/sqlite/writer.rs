@@ -98,7 +98,7 @@ impl Writer {
             };
             match job {
                 Some(Job::Append(entry, receipt)) => {
-                    next = self.group(entry, receipt, &mut retention)
+                    next = self.group(entry, receipt, &mut retention);
                 }
                 Some(Job::Open(rooms, reply)) => _ = reply.try_send(self.open(rooms)),
                 Some(Job::Flush(reply)) => _ = reply.try_send(Ok(())),
@@ -269,7 +269,7 @@ impl Writer {
             for (room, last) in &closing.heads {
                 match self.rooms.get(room) {
                     Some(row) => {
-                        update_room(&transaction, &Row { last: row.last.max(*last), ..*row })?
+                        update_room(&transaction, &Row { last: row.last.max(*last), ..*row })?;
                     }
                     None => floor = floor.max(*last),
                 }
