@@ -4,7 +4,7 @@
 mod lasting;
 mod support;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
@@ -115,29 +115,35 @@ fn a_replay_is_whole_or_says_that_it_is_not() {
 #[test]
 fn who_comes_back_gets_exactly_what_was_missed_while_others_go_on_publishing() {
     const MESSAGES: u64 = 4000;
+    const LEAD: u64 = 200;
+    const READERS: usize = 4;
     let server = start(serving(Memory::new().messages(100_000)).configure(|config| {
         config.history.replay_messages = 100_000;
         config.history.page_messages = 64;
     }));
     let history = server.handle.history().unwrap();
     let epoch = history.epoch();
+    // How far each reader had come after its last visit. Nobody is left behind by more than `LEAD`, so that each
+    // has to come many times.
+    let progress: Arc<[AtomicU64; READERS]> = Arc::default();
     let publishers: Vec<_> = (0..2)
         .map(|_| {
-            let history = history.clone();
+            let (history, progress) = (history.clone(), Arc::clone(&progress));
             std::thread::spawn(move || {
                 for _ in 0..MESSAGES / 2 {
+                    let slowest = || progress.iter().map(|it| it.load(Ordering::SeqCst)).min();
+                    eventually("the readers come", || {
+                        history.last_id("quay") < slowest().unwrap() + LEAD
+                    });
                     within(history.publish("quay", |id| format!("{id} news"))).unwrap();
-                    if history.last_id("quay") % 64 == 0 {
-                        std::thread::yield_now();
-                    }
                 }
             })
         })
         .collect();
     // Each comes and goes as fast as it can, at whatever point that is.
-    let readers: Vec<_> = (0..4)
+    let readers: Vec<_> = (0..READERS)
         .map(|reader| {
-            let addr = server.addr();
+            let (addr, progress) = (server.addr(), Arc::clone(&progress));
             std::thread::spawn(move || {
                 let (mut seen, mut visits) = (0, 0);
                 while seen < MESSAGES {
@@ -145,7 +151,7 @@ fn who_comes_back_gets_exactly_what_was_missed_while_others_go_on_publishing() {
                     client.upgrade();
                     client.send_frame(TEXT, format!("join quay {epoch} {seen}").as_bytes());
                     visits += 1;
-                    let stay = seen + 1 + (visits * 37 + reader * 11) % 300;
+                    let stay = seen + 1 + (visits * 37 + reader as u64 * 11) % (LEAD / 2);
                     let mut told = false;
                     while !told || (seen < stay && seen < MESSAGES) {
                         let text = client.expect_text();
@@ -159,6 +165,7 @@ fn who_comes_back_gets_exactly_what_was_missed_while_others_go_on_publishing() {
                         }
                     }
                     client.reset();
+                    progress[reader].store(seen, Ordering::SeqCst);
                 }
                 visits
             })
@@ -166,7 +173,7 @@ fn who_comes_back_gets_exactly_what_was_missed_while_others_go_on_publishing() {
         .collect();
     publishers.into_iter().for_each(|it| it.join().unwrap());
     let visits: u64 = readers.into_iter().map(|it| it.join().unwrap()).sum();
-    assert!(visits >= 40, "{visits}");
+    assert!(visits >= READERS as u64 * (MESSAGES / (LEAD + 2)), "{visits}");
     server.finish();
 }
 
@@ -296,6 +303,24 @@ fn memory_is_bounded_in_rooms_bytes_and_age_whatever_the_rooms_are_called() {
     assert!(again.id > 3, "{again:?}");
     let since = Since { epoch: history.epoch(), after: 3 };
     assert!(!within(history.replay("room 0", since, 10)).unwrap().recovered);
+    server.finish();
+}
+
+// Whoever may choose the names of the rooms that it joins can choose many. That makes no room forget its ids.
+#[test]
+fn rooms_that_are_only_joined_push_no_other_out() {
+    let server = start(serving(Memory::new()).configure(|config| config.history.rooms = 32));
+    let history = server.handle.history().unwrap();
+    publish(&history, "quay", 1..=5);
+    let mut client = server.client();
+    for room in 0..500 {
+        assert_eq!(client.command(&format!("join {room} - 0")), "joined recovered 0 0");
+        assert_eq!(client.command(&format!("leave {room}")), "left");
+    }
+    assert!(history.stats().rooms <= 64, "{:?}", history.stats());
+    publish(&history, "quay", 6..=6);
+    assert_eq!(within(history.publish("499", |id| format!("{id}"))).unwrap().id, 1);
+    client.goodbye();
     server.finish();
 }
 

@@ -92,7 +92,9 @@ pub enum PublishError {
     BadName,
     /// This room has had as many ids as there are, [`MAX_ID`](super::MAX_ID).
     NoMoreIds,
-    /// A message was published with history while another one was being made on the same thread.
+    /// A message was published with history where that is not possible: where another one is being made, in what
+    /// [`History::join`](super::History::join) asks, or in
+    /// [`Builder::on_history_error`](crate::Builder::on_history_error).
     Nested,
     /// The payload cannot be JSON.
     #[cfg(feature = "json")]
@@ -109,7 +111,9 @@ impl fmt::Display for PublishError {
             Self::Closed => "the server has ended",
             Self::BadName => "a room's name has 1 to 256 bytes",
             Self::NoMoreIds => "the room has had as many messages as there are ids",
-            Self::Nested => "a message cannot be published while another one is being made",
+            Self::Nested => {
+                "nothing can be published where a message is being made, or a failure told"
+            }
             #[cfg(feature = "json")]
             Self::Encode(error) => return write!(f, "a payload cannot be JSON: {error}"),
         })

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::errors::StoreError;
+use super::publish::Making;
 use super::store::Store;
 
 /// A message that was published, and is not kept: who was in the room has got it, who comes later will not.
@@ -32,6 +33,8 @@ impl HistoryErrorHook {
     }
 
     pub(super) fn tell(&self, lost: &LostAppend<'_>) {
+        // Whoever publishes because publishing failed might never come to an end.
+        let _making = Making::begin();
         if catch_unwind(AssertUnwindSafe(|| (self.0)(lost))).is_err() {
             log::error!("room {:?}: on_history_error panicked", lost.room);
         }

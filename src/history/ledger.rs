@@ -131,11 +131,19 @@ impl Ledger {
         line
     }
 
-    /// Forgets the quarter of a shard that has been silent the longest, so that it need not look at all of them
-    /// for each new room.
+    /// Forgets a quarter of a shard, so that it need not look at all of them for each new room: first those that
+    /// nothing was published to, of which nothing is lost (whoever joins rooms of any name can make many), then
+    /// those that have been silent the longest.
     fn forget_some(&self, shard: &mut HashMap<Text, Arc<Line>>) {
-        let age = |line: &Line| line.touched.load(Ordering::Relaxed);
-        let mut oldest: Vec<_> = shard.iter().map(|(room, it)| (age(it), room.clone())).collect();
+        let floor = self.floor.load(Ordering::SeqCst);
+        let rank = |line: &Line| {
+            (line.last().is_some_and(|last| last > floor), line.touched.load(Ordering::Relaxed))
+        };
+        let mut oldest: Vec<_> = shard.iter().map(|(room, it)| (rank(it), room.clone())).collect();
+        // Of a shard that has less than its share, others are to blame.
+        if shard.len() < self.most.div_ceil(SHARDS) {
+            oldest.retain(|((used, _), _)| !used);
+        }
         oldest.sort_unstable();
         let some = oldest.len().div_ceil(4);
         for (_, room) in oldest.into_iter().take(some) {
@@ -169,8 +177,7 @@ impl Ledger {
         for shard in &self.shards {
             for (room, line) in &*lock(shard) {
                 let tail = lock(&line.tail);
-                let unsure = tail.failed > 0 || tail.items.iter().any(|item| !item.kept);
-                if unsure {
+                if tail.is_last_lost() || tail.items.iter().any(|item| !item.kept) {
                     heads.push((room.clone(), tail.last));
                 }
             }
@@ -244,6 +251,10 @@ impl Line {
             self.held.bytes.fetch_sub(item.entry.weight(), Ordering::Relaxed);
             tail.items.pop_front();
         }
+        if tail.items.is_empty() {
+            // There may be many rooms that are silent for long.
+            tail.items = VecDeque::new();
+        }
     }
 
     fn let_go_of_all(&self, tail: &mut Tail) {
@@ -253,6 +264,7 @@ impl Line {
             }
             !item.kept
         });
+        tail.items.shrink_to_fit();
     }
 
     /// The last id, and whether the store knows of it, if nobody needs this line. It is of no use then.
@@ -267,7 +279,7 @@ impl Line {
             return None;
         }
         tail.retired = true;
-        Some((tail.last, tail.failed == 0))
+        Some((tail.last, !tail.is_last_lost()))
     }
 
     fn snapshot(&self, before: u64) -> Snapshot {
@@ -292,6 +304,11 @@ impl Line {
 }
 
 impl Tail {
+    /// Whether the store does not know how far the ids have come.
+    fn is_last_lost(&self) -> bool {
+        self.failed > 0 && self.failed == self.last
+    }
+
     fn find(&self, id: u64) -> Option<usize> {
         self.items.binary_search_by_key(&id, |item| item.entry.id).ok()
     }

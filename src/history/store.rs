@@ -125,7 +125,8 @@ pub struct Opening {
     pub epoch: Epoch,
     /// No id of a room that is not in `heads` has been higher than this.
     pub floor: u64,
-    /// Rooms, and the last id that each has had, whether or not it is kept.
+    /// Rooms, and the last id that each has had, whether or not it is kept; those that were published to last
+    /// first.
     pub heads: Vec<(Text, u64)>,
 }
 
@@ -162,7 +163,7 @@ pub struct StoreStats {
     pub trims_failed: u64,
 }
 
-impl<S: Store> Store for Arc<S> {
+impl<S: Store + ?Sized> Store for Arc<S> {
     fn open(&self, rooms: usize) -> Result<Opening, StoreError> {
         (**self).open(rooms)
     }
