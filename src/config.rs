@@ -4,6 +4,7 @@
 //! [`Builder::config`](crate::Builder::config). [`Config::from_env`] reads it from
 //! [settings](crate::docs::settings).
 
+mod history;
 mod inbound;
 mod listen;
 mod settings;
@@ -23,6 +24,7 @@ use crate::outbox::SlowPeer;
 use crate::session::{GapHook, SessionRates};
 use crate::transport::Peer;
 
+pub use history::History;
 pub use inbound::{Excess, Inbound, Rate};
 pub use listen::Listen;
 pub use settings::Setting;
@@ -109,6 +111,8 @@ pub struct Config {
     /// Where the HTTP endpoints are described, for example `/openapi.json`. Default `None`: nowhere.
     #[cfg(feature = "json")]
     pub openapi: Option<String>,
+    /// Where what rooms are told is kept. Default: nowhere.
+    pub history: History,
 }
 
 impl Default for Config {
@@ -138,6 +142,7 @@ impl Default for Config {
             health: false,
             #[cfg(feature = "json")]
             openapi: None,
+            history: History::default(),
         }
     }
 }

@@ -47,6 +47,8 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// The store of the history could not be opened; says what to do about it.
+    History(crate::history::StoreError),
     /// The system refused something else that the server cannot do without.
     System {
         /// What was tried.
@@ -93,6 +95,7 @@ impl fmt::Display for Error {
             }
             #[cfg(feature = "tls")]
             Self::Tls { file, problem } => write!(f, "TLS: {}: {problem}", file.display()),
+            Self::History(error) => write!(f, "history: {error}"),
             Self::System { what, source } => {
                 write!(f, "{what}: {source}")?;
                 if matches!(source.raw_os_error(), Some(23 | 24)) {
@@ -114,11 +117,18 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Config(_) => None,
+            Self::History(error) => Some(error),
             Self::Listen { source, .. } => Some(source.as_ref()?),
             #[cfg(feature = "tls")]
             Self::Tls { .. } => None,
             Self::Bind { source, .. } | Self::System { source, .. } => Some(source),
         }
+    }
+}
+
+impl From<crate::history::StoreError> for Error {
+    fn from(error: crate::history::StoreError) -> Self {
+        Self::History(error)
     }
 }
 

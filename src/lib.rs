@@ -5,6 +5,7 @@ mod error;
 mod executor;
 #[cfg(feature = "fallback")]
 mod fallback;
+pub mod history;
 mod http;
 mod hub;
 #[cfg(feature = "internals")]
@@ -30,6 +31,7 @@ pub use ::http as http_types;
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 #[cfg(feature = "fallback")]
 pub use fallback::Fallbacks;
+pub use history::History;
 pub use http::{
     Body, BodyError, Handover, IntoReply, OriginPolicy, Reply, Request, Response, Routes, Upgrade,
 };
@@ -77,6 +79,8 @@ pub mod docs {
     pub mod frames {}
     #[doc = include_str!("docs/http.md")]
     pub mod http {}
+    #[doc = include_str!("docs/history.md")]
+    pub mod history {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
     #[doc = include_str!("docs/rooms.md")]

@@ -66,6 +66,40 @@ fn embed_sends_its_own_messages_and_typed_lines_to_all_and_quits() {
     assert!(said.contains("2 drained, 0 cut"), "{said}");
 }
 
+#[cfg(feature = "json")]
+#[test]
+fn history_gives_who_comes_back_what_was_missed() {
+    let example = Example::start("history", Stdio::null());
+    let say = |client: &mut Raw, text: &str| client.send_frame(TEXT, text.as_bytes());
+    let mut first = example.client();
+    say(&mut first, r#"{"type":"join","payload":{"room":"quay"}}"#);
+    let joined = first.expect_text();
+    let epoch = joined.split(r#""epoch":""#).nth(1).and_then(|it| it.split('"').next()).unwrap();
+    assert!(joined.contains(r#""type":"joined""#), "{joined}");
+    for text in ["one", "two"] {
+        say(
+            &mut first,
+            &format!(r#"{{"type":"say","payload":{{"room":"quay","text":"{text}"}}}}"#),
+        );
+        assert!(first.expect_text().contains(text));
+    }
+    first.reset();
+    let mut again = example.client();
+    let join = format!(r#"{{"room":"quay","epoch":"{epoch}","after":1}}"#);
+    say(&mut again, &format!(r#"{{"type":"join","payload":{join}}}"#));
+    let missed = again.expect_text();
+    assert!(missed.starts_with(r#"{"id":2,"#) && missed.contains("two"), "{missed}");
+    let joined = again.expect_text();
+    assert!(joined.contains(r#""recovered":true"#), "{joined}");
+    say(&mut again, r#"{"type":"list","payload":{"room":"quay","before":2}}"#);
+    let page = again.expect_text();
+    assert!(page.contains("one") && !page.contains("two"), "{page}");
+    again.goodbye();
+    example.signal(Signal::TERM);
+    let said = example.finish();
+    assert!(said.contains("0 kept at the end, 0 lost"), "{said}");
+}
+
 #[test]
 fn embed_without_a_terminal_goes_on_until_it_is_told_to_stop() {
     for signal in [Signal::INT, Signal::TERM] {

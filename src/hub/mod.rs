@@ -17,16 +17,17 @@ pub(crate) use limits::{Address, Full, Handshake, HttpPlace, Limits, Place};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
-pub(crate) use rooms::Index;
 pub use rooms::{
     Audience, JoinError, Presence, PresenceChange, PresenceEvent, PresenceHook, Publication,
     PublishError, RoomPolicy, RoomStats, Rooms,
 };
+pub(crate) use rooms::{Index, NAME_BYTES};
 
 use crate::config::Config;
 use crate::executor::{Clock, Time};
 #[cfg(feature = "fallback")]
 use crate::fallback::Desk;
+use crate::history::Book;
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -58,6 +59,7 @@ pub(crate) struct Hub {
     /// Where clients without WebSocket are served.
     #[cfg(feature = "fallback")]
     pub(crate) desk: Option<Desk>,
+    pub(crate) history: Option<Arc<Book>>,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -78,7 +80,12 @@ impl Endings {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Config, clock: Clock, workers: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        config: Config,
+        clock: Clock,
+        workers: usize,
+        history: Option<Arc<Book>>,
+    ) -> Arc<Self> {
         let limits = &config.limits;
         let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
         let budget = limits.outboxes_bytes.unwrap_or_else(default_budget);
@@ -95,6 +102,7 @@ impl Hub {
             shutdown,
             endings: Endings::default(),
             exceeded: Exceeded::default(),
+            history,
         })
     }
 

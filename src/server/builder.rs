@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::executor::Clock;
 #[cfg(feature = "fallback")]
 use crate::fallback::Fallbacks;
+use crate::history::{self, Book, HistoryErrorHook, Kept, LostAppend};
 use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
@@ -349,6 +350,30 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Keeps what is published with [`History`](crate::History) there: in
+    /// [`Memory`](crate::history::Memory), in `Sqlite` (feature `sqlite`) or in a store of your own. Opened when
+    /// the server starts, and closed last when it stops. See [`docs::history`](crate::docs::history).
+    ///
+    /// ```
+    /// use coracle::{Server, history::Memory};
+    ///
+    /// let server = Server::builder().history(Memory::new());
+    /// ```
+    pub fn history(mut self, store: impl history::Store) -> Self {
+        self.config.history.store = Some(Kept::new(store));
+        self
+    }
+
+    /// Tells `hook` of each message that was published and is not kept: the disk is full, the database is locked,
+    /// the store too slow. On the thread that notices it; it must not block, and cannot publish with history.
+    pub fn on_history_error(
+        mut self,
+        hook: impl Fn(&LostAppend<'_>) + Send + Sync + 'static,
+    ) -> Self {
+        self.config.history.on_error = Some(HistoryErrorHook::new(hook));
+        self
+    }
+
     /// The application's own HTTP endpoints and files, beside the WebSocket on the same listeners; the last call
     /// counts. See [`Routes`] and [HTTP](crate::docs::http).
     ///
@@ -524,8 +549,9 @@ impl<H: Handler> Builder<H> {
     /// # Errors
     ///
     /// [`Error::Config`] names the setting that cannot be, [`Error::Bind`] the address that cannot
-    /// be listened on, `Error::Tls` the certificate or the key that cannot be used, [`Error::System`]
-    /// what else the system refused. Nothing is left running.
+    /// be listened on, `Error::Tls` the certificate or the key that cannot be used, [`Error::History`] why the
+    /// store of the history cannot be opened, [`Error::System`] what else the system refused. Nothing is left
+    /// running.
     pub fn start(self) -> Result<ServerHandle> {
         let Assembled { crew, duties, addresses } = self.assemble()?;
         crew.start(duties, 0)?;
@@ -578,7 +604,10 @@ impl<H: Handler> Builder<H> {
             .map(|listening| listening.bound.addr())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
-        let hub = Hub::new(self.config, Clock::kernel(), workers);
+        let clock = Clock::kernel();
+        // Last: from here on the store has to be closed, which the crew does.
+        let book = Book::open(&self.config.history, &clock)?;
+        let hub = Hub::new(self.config, clock, workers, book);
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }
@@ -694,7 +723,7 @@ fn check(config: &Config) -> Result<usize> {
         #[cfg(feature = "tls")]
         ("limits.tls_handshakes", limits.tls_handshakes.unwrap_or(1)),
     ];
-    for (name, number) in numbers {
+    for (name, number) in numbers.into_iter().chain(config.history.numbers()) {
         if number == 0 {
             return Err(Error::Config(format!("{name} is 0: it must be at least 1")));
         }

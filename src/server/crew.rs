@@ -54,7 +54,12 @@ pub struct Report {
     pub requests_cut: usize,
     /// Callbacks that panicked, since the start.
     pub panics: usize,
-    /// From the request to stop to the end of the last worker.
+    /// Messages that had been published with history and not been kept yet when the last session had ended, and
+    /// were kept then.
+    pub history_flushed: usize,
+    /// The same that were not: the store failed, or did not come to its end in time.
+    pub history_lost: usize,
+    /// From the request to stop to the end of the last worker, and of the history.
     pub took: Duration,
 }
 
@@ -238,11 +243,17 @@ impl Crew {
         }
     }
 
-    /// A worker has ended; the last one writes the report.
+    /// A worker has ended; the last one closes the history and writes the report.
     fn leave(&self) {
         if self.running.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
+        let shutdown = &self.hub.shutdown;
+        let history = self.hub.history.as_ref().map(|history| {
+            let left = shutdown.deadline().since(self.hub.clock.precise());
+            history.close(left.max(LAST_WORD))
+        });
+        let history = history.unwrap_or_default();
         let endings = &self.hub.endings;
         let report = Report {
             drained: endings.drained.load(Ordering::Acquire),
@@ -250,7 +261,9 @@ impl Crew {
             requests: endings.requests.load(Ordering::Acquire),
             requests_cut: endings.requests_cut.load(Ordering::Acquire),
             panics: endings.panics.load(Ordering::Acquire),
-            took: self.hub.shutdown.elapsed(),
+            history_flushed: history.kept,
+            history_lost: history.lost,
+            took: shutdown.elapsed(),
         };
         log::info!(
             "stopped in {:.1?}: {} sessions drained, {} cut",

@@ -13,6 +13,7 @@ pub use super::crew::Report;
 use super::crew::{Crew, Incoming, IncomingLink, Speaks};
 use super::signals::Listening;
 use crate::error::{Error, Result};
+use crate::history::History;
 use crate::http::Handover;
 use crate::http::handover::Handed;
 use crate::hub::Rooms;
@@ -288,6 +289,12 @@ impl ServerHandle {
         Rooms::new(Arc::clone(&self.0.crew.hub))
     }
 
+    /// The history of its rooms, if [`Builder::history`](crate::Builder::history) was given a store.
+    #[must_use]
+    pub fn history(&self) -> Option<History> {
+        History::of(&self.0.crew.hub)
+    }
+
     /// Begins to stop; see [`Shutdown::request_stop`]. Never blocks.
     pub fn request_stop(&self) {
         self.0.crew.hub.shutdown.request_stop();
@@ -307,8 +314,8 @@ impl ServerHandle {
     /// [`request_stop`](Self::request_stop), then [`wait`](Self::wait): after this no thread, no
     /// socket and no session of the server is left.
     ///
-    /// It takes at most [`Timeouts::stop`](crate::config::Timeouts::stop) and four seconds, unless
-    /// a callback blocks a worker's thread.
+    /// It takes at most [`Timeouts::stop`](crate::config::Timeouts::stop) and four seconds, with a history
+    /// one more, unless a callback blocks a worker's thread.
     ///
     /// # Cancel safety
     ///

@@ -14,6 +14,7 @@ use futures_lite::AsyncRead;
 
 use super::writer::{MessageWriter, send_from};
 use crate::error::{SendError, WriteError};
+use crate::history::History;
 use crate::hub::{Excesses, Hub, JoinError, Member, Rooms, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing, Text};
 use crate::outbox::{Buffered, Encoded, Losses, Prepared, Request, SlowPeer};
@@ -35,7 +36,7 @@ impl Session {
         Self(member)
     }
 
-    pub(crate) fn member(&self) -> &Member {
+    pub(crate) fn member(&self) -> &Arc<Member> {
         &self.0
     }
 
@@ -289,6 +290,12 @@ impl Session {
     #[must_use]
     pub fn rooms(&self) -> Rooms {
         Rooms::new(Arc::clone(&self.0.hub))
+    }
+
+    /// The history of the server's rooms, if [`Builder::history`](crate::Builder::history) was given a store.
+    #[must_use]
+    pub fn history(&self) -> Option<History> {
+        History::of(&self.0.hub)
     }
 
     /// What is done with publications for this session when it does not keep up, whatever its rooms say.

@@ -22,6 +22,8 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use event_listener::EventListener;
+
 use super::{Hub, Member, SessionId};
 use crate::message::Text;
 use crate::outbox::SlowPeer;
@@ -31,16 +33,20 @@ use mailbox::Posts;
 pub use presence::{Presence, PresenceChange, PresenceEvent, PresenceHook, RoomPolicy};
 pub use publication::{Audience, Publication};
 use publication::{Item, Line};
-use room::{Card, Place, Room, Tally};
+use room::{Card, Place, Room, Seat, Tally};
 
 /// The names of the rooms, and the places of the sessions, are behind so many locks each, so that workers
 /// rarely meet.
 const SHARDS: usize = 64;
 
 /// Longest name of a room, in bytes: it often comes from a client, and is kept.
-const NAME_BYTES: usize = 256;
+pub(crate) const NAME_BYTES: usize = 256;
 
 type Sharded<K, V> = Box<[Mutex<HashMap<K, V>>]>;
+
+/// A session has become a member of a room, or others see something else of it; to be
+/// [announced](Index::announce).
+pub(crate) struct Entered((PresenceChange, Tally));
 
 /// All rooms of one server.
 pub(crate) struct Index {
@@ -138,6 +144,10 @@ impl Index {
         places.get(&id).into_iter().flatten().map(|place| place.room.name.clone()).collect()
     }
 
+    pub(crate) fn is_member(&self, id: SessionId, name: &str) -> bool {
+        self.place(id, name).is_some()
+    }
+
     /// Makes a session a member of a room. If it is one already, others see `data` of it from now on.
     pub(crate) fn join(
         &self,
@@ -145,6 +155,19 @@ impl Index {
         name: &str,
         data: Option<Text>,
     ) -> Result<(), JoinError> {
+        if let Some(entered) = self.enter(member, name, data.clone())? {
+            self.announce(member, name, data, entered);
+        }
+        Ok(())
+    }
+
+    /// The first half of [`join`](Self::join), which asks nobody about presence. `None`: nothing has changed.
+    pub(crate) fn enter(
+        &self,
+        member: &Arc<Member>,
+        name: &str,
+        data: Option<Text>,
+    ) -> Result<Option<Entered>, JoinError> {
         if name.is_empty() || name.len() > NAME_BYTES {
             return Err(JoinError::BadName);
         }
@@ -157,7 +180,7 @@ impl Index {
             let mut names = self.names_of(name);
             if let Some(Place { room, seat }) = self.place(member.id, name) {
                 let Some(data) = &data else {
-                    return Ok(());
+                    return Ok(None);
                 };
                 break (PresenceChange::Changed, room.change(member.worker, seat, data));
             }
@@ -181,8 +204,18 @@ impl Index {
             }
             break (PresenceChange::Joined, sat?);
         };
+        Ok(Some(Entered(event)))
+    }
+
+    /// The second half.
+    pub(crate) fn announce(
+        &self,
+        member: &Member,
+        name: &str,
+        data: Option<Text>,
+        Entered(event): Entered,
+    ) {
         self.tell(member, name, data, event);
-        Ok(())
     }
 
     /// Gives a session that is not there yet a seat in a room.
@@ -217,32 +250,38 @@ impl Index {
 
     /// Takes a session out of a room. False if it was not in it.
     pub(crate) fn leave(&self, member: &Member, name: &str) -> bool {
-        let (seat, tally) = {
-            let mut names = self.names_of(name);
-            let place = {
-                let mut places = self.places_of(member.id);
-                let Some(entry) = places.get_mut(&member.id) else {
-                    return false;
-                };
-                let Some(at) = entry.iter().position(|place| place.is(name)) else {
-                    return false;
-                };
-                let place = entry.remove(at);
-                if entry.is_empty() {
-                    places.remove(&member.id);
-                }
-                place
-            };
-            let (seat, tally) = place.room.rise(member.worker, place.seat);
-            if tally.members == 0 {
-                names.remove(name);
-            }
-            (seat, tally)
+        let Some((seat, tally)) = self.rise(member, name) else {
+            return false;
         };
         // What it holds may be the application's, and is dropped without a lock.
         let data = seat.and_then(|seat| seat.card.data.clone());
         self.tell(member, name, data, (PresenceChange::Left, tally));
         true
+    }
+
+    /// The same, and asks nobody about presence: for who has only just come.
+    pub(crate) fn leave_quietly(&self, member: &Member, name: &str) {
+        drop(self.rise(member, name));
+    }
+
+    /// Takes a member's seat back.
+    fn rise(&self, member: &Member, name: &str) -> Option<(Option<Seat>, Tally)> {
+        let mut names = self.names_of(name);
+        let place = {
+            let mut places = self.places_of(member.id);
+            let entry = places.get_mut(&member.id)?;
+            let at = entry.iter().position(|place| place.is(name))?;
+            let place = entry.remove(at);
+            if entry.is_empty() {
+                places.remove(&member.id);
+            }
+            place
+        };
+        let (seat, tally) = place.room.rise(member.worker, place.seat);
+        if tally.members == 0 {
+            names.remove(name);
+        }
+        Some((seat, tally))
     }
 
     /// Takes a session out of all its rooms. Returns how many those were.
@@ -283,6 +322,26 @@ impl Index {
     fn publish_item(&self, room: &Arc<Room>, item: &Arc<Item>) -> usize {
         Counts::add(&self.counts.published, 1);
         room.publish(item, &self.posts)
+    }
+
+    /// Whether as much is waiting to be handed on as may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.line.is_full()
+    }
+
+    /// Hears when less does.
+    pub(crate) fn listen_for_room(&self) -> EventListener {
+        self.line.room().listen()
+    }
+
+    /// Publishes to a room, however much is waiting: for those who have looked before. Returns to how many
+    /// sessions.
+    pub(crate) fn publish_at_once(&self, name: &str, publication: Publication) -> usize {
+        let Some(room) = self.find(name) else {
+            return 0;
+        };
+        let item = self.line.admit_at_once(publication);
+        self.publish_item(&room, &item)
     }
 
     /// Publishes if there is room; returns to how many sessions. Otherwise the publication comes back.

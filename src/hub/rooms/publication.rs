@@ -147,6 +147,20 @@ impl Line {
         let weight = Weight { line: Arc::clone(self), bytes };
         Ok(Arc::new(Item { publication, except, _weight: weight }))
     }
+
+    /// The same, however many there are.
+    pub(super) fn admit_at_once(self: &Arc<Self>, publication: Publication) -> Arc<Item> {
+        let bytes = publication.prepared.message().len().saturating_add(OVERHEAD);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+        let weight = Weight { line: Arc::clone(self), bytes };
+        Arc::new(Item { publication, except: None, _weight: weight })
+    }
+
+    /// Whether the smallest publication would come back.
+    pub(super) fn is_full(&self) -> bool {
+        let taken = self.bytes.load(Ordering::Acquire);
+        taken != 0 && taken.saturating_add(OVERHEAD) > self.bound
+    }
 }
 
 struct Weight {
