@@ -9,6 +9,7 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod message;
+mod metrics;
 mod network;
 mod outbox;
 mod paths;
@@ -24,6 +25,8 @@ mod typed;
 mod ws;
 
 pub use ::http as http_types;
+#[cfg(feature = "metrics")]
+pub use prometheus_client;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 pub use http::{Handover, OriginPolicy, PageHook, Request, Response, Upgrade};
@@ -32,6 +35,9 @@ pub use hub::{
     Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
 };
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+pub use metrics::Readiness;
 pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};
 pub use paths::Paths;
 pub use protocol::Protocol;
@@ -66,6 +72,9 @@ pub mod docs {
     pub mod frames {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
+    #[cfg(feature = "metrics")]
+    #[doc = include_str!("docs/metrics.md")]
+    pub mod metrics {}
     #[doc = include_str!("docs/rooms.md")]
     pub mod rooms {}
     #[doc = include_str!("docs/shutdown.md")]

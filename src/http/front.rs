@@ -25,6 +25,7 @@ use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
 use crate::hub::{Address, Full, Handshake, Hub, Membership, Place, Profile};
 use crate::message::CloseCode;
+use crate::metrics::Rejection;
 use crate::session::Handler;
 use crate::transport::{ClientName, Peer, Transport, proxy};
 use crate::ws::{CloseFrame, Header, Opcode, close_payload};
@@ -136,6 +137,7 @@ impl<'a, H: Handler> Door<'a, H> {
         let step = self.read_proxy_header(transport, under_way, deadline);
         match self.answer_in_time(deadline, step).await {
             Err(Outcome::Refused(response)) if !read => {
+                self.hub.ledger.refused(&response);
                 log::debug!(
                     "{}: closed without an answer: {}",
                     self.name(),
@@ -190,7 +192,10 @@ impl<'a, H: Handler> Door<'a, H> {
             Refusal::request_timeout("the handshake took too long: send the whole request at once")
                 .into()
         };
-        let stopping = || Refusal::unavailable("the server is stopping").into();
+        let stopping = || {
+            self.hub.ledger.rejected(Rejection::Stopping);
+            Refusal::unavailable("the server is stopping").into()
+        };
         self.in_time(deadline, step, late, stopping).await
     }
 
@@ -215,14 +220,17 @@ impl<'a, H: Handler> Door<'a, H> {
             Ok(it) => Some(it),
             Err(Outcome::Gone(error)) => {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
+                self.hub.ledger.rejected(Rejection::Gone);
                 None
             }
             Err(Outcome::Answered(status)) => {
                 log::debug!("{}: answered with {status}", self.name());
+                self.hub.ledger.answered(status);
                 self.farewell(transport, &[]).await;
                 None
             }
-            Err(Outcome::Refused(_)) if self.answering.get() => {
+            Err(Outcome::Refused(response)) if self.answering.get() => {
+                self.hub.ledger.refused(&response);
                 // A second answer would be read as the rest of the first.
                 log::debug!("{}: the answer was not taken in time", self.name());
                 None
@@ -288,6 +296,7 @@ impl<'a, H: Handler> Door<'a, H> {
     /// none.
     fn place(&self) -> Result<Place, (CloseCode, &'static str)> {
         if self.hub.shutdown.is_stopping() {
+            self.hub.ledger.rejected(Rejection::Stopping);
             return Err((CloseCode::GOING_AWAY, "the server is stopping"));
         }
         let place = self.hub.limits.session(self.address());
@@ -357,6 +366,7 @@ impl<'a, H: Handler> Door<'a, H> {
         );
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
+        self.hub.ledger.answered(StatusCode::SWITCHING_PROTOCOLS);
         self.worker.pool().give(answer);
         Ok(Admitted { membership, input })
     }
@@ -512,6 +522,8 @@ impl<'a, H: Handler> Door<'a, H> {
     /// Writes the response and waits a moment for the peer to have read it.
     pub(crate) async fn refuse(&self, transport: &mut Transport, response: &Response) {
         let status = response.status();
+        self.hub.ledger.refused(response);
+        self.hub.ledger.answered(status);
         let level = match status {
             status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
             _ => log::Level::Debug,

@@ -24,6 +24,7 @@ use crate::executor::Clock;
 use crate::http::{OriginPolicy, PageHook, Request, Response, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
+use crate::metrics::Sources;
 use crate::outbox::{Gap, SlowPeer};
 #[cfg(feature = "json")]
 use crate::session::slots::Routable;
@@ -61,7 +62,12 @@ pub struct Server(());
 impl Server {
     /// A server with the default [`Config`], no address and no callbacks.
     pub fn builder() -> Builder {
-        Builder { config: Config::default(), listeners: Vec::new(), handler: Closures::default() }
+        Builder {
+            config: Config::default(),
+            listeners: Vec::new(),
+            handler: Closures::default(),
+            sources: Sources::default(),
+        }
     }
 }
 
@@ -73,6 +79,7 @@ pub struct Builder<H = Closures> {
     config: Config,
     listeners: Vec<(Source, Speaks)>,
     handler: H,
+    sources: Sources,
 }
 
 impl<H> Builder<H> {
@@ -365,6 +372,33 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Metrics of the application's own, which [`ServerHandle::metrics`] shows beside the server's. `register`
+    /// is called here and now, and may be given several times; names that begin with `coracle_` are the
+    /// server's.
+    ///
+    /// A collector that holds a [`ServerHandle`] would keep its server running.
+    ///
+    /// ```
+    /// use coracle::Server;
+    /// use coracle::prometheus_client::metrics::counter::Counter;
+    ///
+    /// let orders: Counter = Counter::default();
+    /// let counted = orders.clone();
+    /// let server = Server::builder()
+    ///     .register_metrics(|registry| registry.register("shop_orders", "Orders", counted))
+    ///     .on_message(async move |_session, _order| {
+    ///         orders.inc();
+    ///     });
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn register_metrics(
+        mut self,
+        register: impl FnOnce(&mut prometheus_client::registry::Registry),
+    ) -> Self {
+        register(&mut self.sources.registry);
+        self
+    }
+
     /// Replaces all callbacks by one value.
     pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
         self.map(|_| handler)
@@ -373,7 +407,8 @@ impl<H> Builder<H> {
 
 impl<H> Builder<H> {
     fn map<N>(self, change: impl FnOnce(H) -> N) -> Builder<N> {
-        Builder { config: self.config, listeners: self.listeners, handler: change(self.handler) }
+        let Self { config, listeners, handler, sources } = self;
+        Builder { config, listeners, handler: change(handler), sources }
     }
 }
 
@@ -539,7 +574,12 @@ impl<H: Handler> Builder<H> {
             .map(|listening| listening.bound.addr())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
-        let hub = Hub::new(self.config, Clock::kernel(), workers);
+        let sources = Sources {
+            #[cfg(feature = "tls")]
+            tls: tls.clone(),
+            ..self.sources
+        };
+        let hub = Hub::new(self.config, Clock::kernel(), workers, sources);
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }
