@@ -40,3 +40,11 @@ pub(crate) struct Sources {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<std::sync::Arc<crate::tls::Store>>,
 }
+
+#[cfg(feature = "tls")]
+impl Sources {
+    pub(crate) fn with_tls(self, tls: Option<std::sync::Arc<crate::tls::Store>>) -> Self {
+        #[cfg_attr(not(feature = "metrics"), allow(clippy::needless_update, reason = "it is all"))]
+        Self { tls, ..self }
+    }
+}

@@ -574,11 +574,9 @@ impl<H: Handler> Builder<H> {
             .map(|listening| listening.bound.addr())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|source| Error::System { what: "cannot read a listener's address", source })?;
-        let sources = Sources {
-            #[cfg(feature = "tls")]
-            tls: tls.clone(),
-            ..self.sources
-        };
+        let sources = self.sources;
+        #[cfg(feature = "tls")]
+        let sources = sources.with_tls(tls.clone());
         let hub = Hub::new(self.config, Clock::kernel(), workers, sources);
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
