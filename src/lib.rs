@@ -90,6 +90,6 @@ pub mod docs {
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "tls"))]
+#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "metrics", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -199,6 +199,43 @@ mod tests {
         assert_eq!(registry.len(), 1);
     }
 
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn a_sum_has_everybody_once_although_they_come_and_go_while_it_is_made() {
+        let totals = |value: &u64| Totals { messages_in: *value, ..Totals::default() };
+        let registry = Registry::new();
+        let insert = |value| {
+            registry.insert(|id| {
+                let value = Arc::new(value);
+                ((id, Arc::clone(&value)), Arc::downgrade(&value))
+            })
+        };
+        let mut entries: Vec<_> = (0..3 * WALK as u64).map(insert).collect();
+        let all: u64 = (0..3 * WALK as u64).sum();
+        let (gone, _kept) = entries.pop().unwrap();
+        registry.remove(gone, totals(&(3 * WALK as u64 - 1)));
+        let (mut shown, mut others) = (0, Vec::new());
+        let sum = registry.sum(totals, |value| {
+            shown += 1;
+            // One of those that have been looked at, and one of those that have not.
+            for leaving in [10, WALK + 10] {
+                if *value == 10 {
+                    registry.remove(entries[leaving].0, totals(&(leaving as u64)));
+                    others.push(insert(0));
+                }
+            }
+        });
+        assert_eq!((sum, shown), (totals(&all), 3 * WALK - 1));
+        drop(entries);
+        assert_eq!(registry.sum(totals, drop).messages_in, (10 + WALK + 10 + 3 * WALK - 1) as u64);
+        // A panic leaves nothing of it behind.
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            registry.sum(totals, |_| panic!("as it was told"));
+        }));
+        assert!(panicked.is_err());
+        assert!(registry.lock().census.is_idle());
+    }
+
     #[test]
     fn an_entry_keeps_nothing_alive() {
         let registry = Registry::new();

@@ -53,6 +53,12 @@ impl Census {
         }
     }
 
+    /// Whether no sum is being made.
+    #[cfg(all(test, feature = "metrics"))]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.walks.is_empty()
+    }
+
     /// Begins a sum, with all who have left before.
     #[cfg(feature = "metrics")]
     pub(crate) fn begin(&mut self) -> usize {
