@@ -13,13 +13,14 @@ use super::{Cause, Closed, Link};
 use crate::error::{Interrupted, SendError, WriteError};
 use crate::executor::{Time, panic_text};
 use crate::hub::Membership;
+#[cfg(feature = "metrics")]
+use crate::message::Message;
 use crate::metrics::Timed;
 #[cfg(feature = "json")]
 use crate::typed::{BadMessage, SendTypedError};
 
-/// Of the callbacks for messages one of so many is timed, on each worker. Timing costs two readings of the
-/// clock, some 50 ns: as much as a third of a small message that does not come alone. So it is less than 1 ns
-/// of each.
+/// Of the callbacks for messages one of so many is timed, on each worker. Two readings of the clock are some
+/// 50 ns, a third of what a small message takes that does not come alone; so they are less than 1 ns of each.
 #[cfg(feature = "metrics")]
 const TIMED: u32 = 64;
 
@@ -46,13 +47,8 @@ pub(crate) fn drive<H: Handler>(
                 Ok(true) => link.stream_messages(),
                 Err(panic) => link.panicked("Handler::streams", &*panic),
             }
-            let started = Started::timed(&link, Timed::Open);
-            let opened = pin!(call(|| handler.open(&session)));
-            let opened = Alongside::new(&mut link, opened, started).await;
-            if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
-                Box::pin(conclude(&mut link, handler, opened)).await;
-            }
         }
+        Box::pin(begin(&mut link, handler)).await;
         if link.streams() {
             Box::pin(drive_streams(&mut link, handler)).await;
         }
@@ -65,15 +61,52 @@ pub(crate) fn drive<H: Handler>(
                 }
                 break;
             };
-            let started = Started::sampled(&link);
+            #[cfg(feature = "metrics")]
+            if link.worker().times_one_of(TIMED) {
+                Box::pin(handle_timed(&mut link, handler, message)).await;
+                continue;
+            }
             let outcome = pin!(call(|| handler.message(&session, message)));
-            let outcome = Alongside::new(&mut link, outcome, started).await;
+            let outcome = Alongside::new(&mut link, outcome).await;
             if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
                 Box::pin(conclude(&mut link, handler, outcome)).await;
             }
         }
         Box::pin(finish(&mut link, membership, handler)).await;
     }
+}
+
+/// The first callback.
+async fn begin<H: Handler>(link: &mut Link, handler: &H) {
+    let session = link.session().clone();
+    let began = link.worker().clock().precise();
+    let opened = pin!(call(|| handler.open(&session)));
+    let opened = Alongside::new(link, opened).await;
+    count_called(link, Timed::Open, began);
+    if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
+        conclude(link, handler, opened).await;
+    }
+}
+
+/// What is done with every message, for one that is timed. On the heap, so that the others need no room for
+/// the time.
+#[cfg(feature = "metrics")]
+async fn handle_timed<H: Handler>(link: &mut Link, handler: &H, message: Message) {
+    let session = link.session().clone();
+    let began = link.worker().clock().precise();
+    let outcome = pin!(call(|| handler.message(&session, message)));
+    let outcome = Alongside::new(link, outcome).await;
+    count_called(link, Timed::Message, began);
+    if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
+        conclude(link, handler, outcome).await;
+    }
+}
+
+/// A callback is over, in whatever way.
+fn count_called(link: &Link, callback: Timed, began: Time) {
+    let worker = link.worker();
+    let took = worker.clock().precise().since(began);
+    link.session().member().hub.ledger.called(worker.index(), callback, took);
 }
 
 /// The same loop for a session whose messages are handed on in parts. On the heap, because the others
@@ -89,8 +122,7 @@ async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
             return;
         };
         let outcome = pin!(call(|| handler.stream(&session, incoming)));
-        let started = Started::now(link);
-        let outcome = Alongside::new(link, outcome, started).await;
+        let outcome = Alongside::new(link, outcome).await;
         if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
             Box::pin(conclude(link, handler, outcome)).await;
         }
@@ -101,8 +133,7 @@ async fn drive_streams<H: Handler>(link: &mut Link, handler: &H) {
 async fn tell_drained<H: Handler>(link: &mut Link, handler: &H) {
     let session = link.session().clone();
     let outcome = pin!(call(|| handler.drain(&session)));
-    let started = Started::now(link);
-    let outcome = Alongside::new(link, outcome, started).await;
+    let outcome = Alongside::new(link, outcome).await;
     if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
         conclude(link, handler, outcome).await;
     }
@@ -116,9 +147,11 @@ async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H
     membership.end(closed.labels(), closed.lived);
     session.member().hub.ended(link.was_cut());
     report(link, &closed);
-    let started = Started::timed(link, Timed::Close);
+    let began = link.worker().clock().precise();
     let finished = pin!(call(|| handler.close(&session, &closed)));
-    match Alongside::new(link, finished, started).await {
+    let finished = Alongside::new(link, finished).await;
+    count_called(link, Timed::Close, began);
+    match finished {
         Some(Ok(())) => {}
         Some(Err(panic)) => count_panic(link, "on_close", &panic),
         None => log::warn!("session {}: on_close was still pending at its deadline", session.id()),
@@ -186,8 +219,7 @@ async fn tell_panic<H: Handler>(link: &mut Link, handler: &H) {
 async fn tell<H: Handler>(link: &mut Link, handler: &H, error: &HandlerError) -> bool {
     let session = link.session().clone();
     let reported = pin!(call(|| handler.error(&session, error)));
-    let started = Started::now(link);
-    if let Some(Err(panic)) = Alongside::new(link, reported, started).await {
+    if let Some(Err(panic)) = Alongside::new(link, reported).await {
         count_panic(link, "on_error", &panic);
         return false;
     }
@@ -229,69 +261,14 @@ type Callback<F> = Option<F>;
 struct Alongside<'a, F> {
     link: &'a mut Link,
     callback: Pin<&'a mut Callback<F>>,
-    started: Started,
-}
-
-/// When a callback began, in microseconds, and in the two lowest bits whether its duration is counted: beside
-/// the time it would be one word more of every idle session.
-#[derive(Clone, Copy)]
-struct Started(u64);
-
-impl Started {
-    /// It is not counted.
-    #[inline]
-    fn now(link: &Link) -> Self {
-        Self(link.worker().now().as_micros() << 2)
-    }
-
-    fn timed(link: &Link, callback: Timed) -> Self {
-        Self(link.worker().clock().precise().as_micros() << 2 | (callback as u64 + 1))
-    }
-
-    /// One of so many is counted.
-    #[inline]
-    fn sampled(link: &Link) -> Self {
-        #[cfg(feature = "metrics")]
-        if link.worker().times_one_of(TIMED) {
-            return Self::timed(link, Timed::Message);
-        }
-        Self::now(link)
-    }
-
-    fn time(self) -> Time {
-        Time::from_micros(self.0 >> 2)
-    }
-
-    #[inline]
-    fn callback(self) -> Option<Timed> {
-        match self.0 & 3 {
-            0 => None,
-            1 => Some(Timed::Open),
-            2 => Some(Timed::Message),
-            _ => Some(Timed::Close),
-        }
-    }
+    started: Time,
 }
 
 impl<'a, F: Future> Alongside<'a, F> {
     #[inline]
-    fn new(link: &'a mut Link, callback: Pin<&'a mut Callback<F>>, started: Started) -> Self {
+    fn new(link: &'a mut Link, callback: Pin<&'a mut Callback<F>>) -> Self {
+        let started = link.worker().now();
         Self { link, callback, started }
-    }
-
-    /// The callback is over, in whatever way.
-    #[inline]
-    fn over(&self) {
-        if let Some(callback) = self.started.callback() {
-            self.count(callback);
-        }
-    }
-
-    #[cold]
-    fn count(&self, callback: Timed) {
-        let worker = self.link.worker();
-        let took = worker.clock().precise().since(self.started.time());
-        self.link.session().member().hub.ledger.called(worker.index(), callback, took);
     }
 
     /// The callback is still pending: is it time to drop it?
@@ -299,7 +276,7 @@ impl<'a, F: Future> Alongside<'a, F> {
         if self.link.poll_background(cx).is_pending() {
             return Poll::Pending;
         }
-        let deadline = self.link.grace_ends(self.started.time());
+        let deadline = self.link.grace_ends(self.started);
         if self.link.worker().now() < deadline {
             self.link.wake_at(deadline);
             return Poll::Pending;
@@ -309,7 +286,6 @@ impl<'a, F: Future> Alongside<'a, F> {
         if let Err(payload) = panic::catch_unwind(AssertUnwindSafe(|| callback.set(None))) {
             count_panic(self.link, "a dropped callback", &panic_text(&*payload));
         }
-        self.over();
         Poll::Ready(None)
     }
 }
@@ -322,13 +298,11 @@ impl<F: Future> Future for Alongside<'_, F> {
         let Some(future) = self.callback.as_mut().as_pin_mut() else {
             return Poll::Ready(Some(Err("before its first await".to_owned())));
         };
-        let outcome = match panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(Poll::Ready(output)) => Ok(output),
-            Ok(Poll::Pending) => return self.poll_link(cx),
-            Err(payload) => Err(panic_text(&*payload)),
-        };
-        self.over();
-        Poll::Ready(Some(outcome))
+        match panic::catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(Poll::Ready(output)) => Poll::Ready(Some(Ok(output))),
+            Ok(Poll::Pending) => self.poll_link(cx),
+            Err(payload) => Poll::Ready(Some(Err(panic_text(&*payload)))),
+        }
     }
 }
 
