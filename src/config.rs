@@ -108,6 +108,9 @@ pub struct Config {
     pub browser_module: bool,
     /// Whether `GET /healthz` and `GET /readyz` are answered. Default no.
     pub health: bool,
+    /// Where what the server counts is shown, for example `/metrics`. Default `None`: nowhere.
+    #[cfg(feature = "metrics")]
+    pub metrics: Option<String>,
     /// Where the HTTP endpoints are described, for example `/openapi.json`. Default `None`: nowhere.
     #[cfg(feature = "json")]
     pub openapi: Option<String>,
@@ -140,6 +143,8 @@ impl Default for Config {
             routes: None,
             browser_module: false,
             health: false,
+            #[cfg(feature = "metrics")]
+            metrics: None,
             #[cfg(feature = "json")]
             openapi: None,
             history: History::default(),

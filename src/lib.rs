@@ -12,6 +12,7 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod message;
+mod metrics;
 mod network;
 mod outbox;
 mod paths;
@@ -27,6 +28,8 @@ mod typed;
 mod ws;
 
 pub use ::http as http_types;
+#[cfg(feature = "metrics")]
+pub use prometheus_client;
 
 pub use error::{BoxError, Error, Interrupted, Result, SendError, WriteError};
 #[cfg(feature = "fallback")]
@@ -40,6 +43,9 @@ pub use hub::{
     Publication, PublishError, RoomPolicy, RoomStats, Rooms, SessionId,
 };
 pub use message::{CloseCode, Kind, Message, Outgoing, Text};
+#[cfg(feature = "metrics")]
+pub use metrics::Metrics;
+pub use metrics::Readiness;
 pub use outbox::{Buffered, Gap, Losses, Prepared, SlowPeer};
 pub use paths::Paths;
 pub use protocol::Protocol;
@@ -83,6 +89,9 @@ pub mod docs {
     pub mod history {}
     #[doc = include_str!("docs/listeners.md")]
     pub mod listeners {}
+    #[cfg(feature = "metrics")]
+    #[doc = include_str!("docs/metrics.md")]
+    pub mod metrics {}
     #[doc = include_str!("docs/rooms.md")]
     pub mod rooms {}
     #[doc = include_str!("docs/settings.md")]
@@ -100,6 +109,6 @@ pub mod docs {
 }
 
 /// So that the program in the README is compiled with the tests.
-#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "tls"))]
+#[cfg(all(doctest, feature = "deflate", feature = "json", feature = "metrics", feature = "tls"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -245,6 +245,26 @@ impl CloseCode {
     pub const fn as_u16(self) -> u16 {
         self.0
     }
+
+    /// Its name where codes are counted: the peer chooses among thousands, and those that mean nothing to
+    /// this crate have one name together.
+    pub(crate) fn label(self) -> &'static str {
+        match self.0 {
+            1000 => "1000",
+            1001 => "1001",
+            1002 => "1002",
+            1003 => "1003",
+            1007 => "1007",
+            1008 => "1008",
+            1009 => "1009",
+            1010 => "1010",
+            1011 => "1011",
+            1012 => "1012",
+            1013 => "1013",
+            1014 => "1014",
+            _ => "other",
+        }
+    }
 }
 
 impl fmt::Display for CloseCode {

@@ -17,6 +17,7 @@ use super::token::{KEY_BYTES, Key, Secret};
 use crate::config::Config;
 use crate::executor::Worker;
 use crate::hub::{Hub, Membership};
+use crate::metrics::Tally;
 use crate::transport::Transport;
 
 /// How long a client may take to fetch the last that its session had for it, when that has ended already; and
@@ -44,25 +45,17 @@ pub(crate) struct Desk {
 #[derive(Default)]
 pub(crate) struct Counts {
     /// Polls that were answered with messages.
-    pub(crate) polls: AtomicUsize,
+    pub(crate) polls: Tally,
     /// Polls that nothing came for.
-    pub(crate) empty_polls: AtomicUsize,
+    pub(crate) empty_polls: Tally,
     /// Second polls, while the first one waited.
-    pub(crate) refused_polls: AtomicUsize,
+    pub(crate) refused_polls: Tally,
     /// Event streams.
-    pub(crate) streams: AtomicUsize,
+    pub(crate) streams: Tally,
     /// Posts whose messages were handed on.
-    pub(crate) posts: AtomicUsize,
+    pub(crate) posts: Tally,
     /// Posts that came a second time.
-    pub(crate) repeated_posts: AtomicUsize,
-    /// Clients that came no more.
-    pub(crate) absent: AtomicUsize,
-}
-
-impl Counts {
-    pub(super) fn count(counter: &AtomicUsize) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
+    pub(crate) repeated_posts: Tally,
 }
 
 /// Whoever can make a session live on this worker.
@@ -139,7 +132,6 @@ async fn watch(hub: Arc<Hub>, worker: Rc<Worker>, relay: Arc<Relay>, secret: Sec
         let now = worker.now();
         let due = relay.absent_since().unwrap_or(now) + absence;
         if due <= now && !relay.has_ended() {
-            Counts::count(&desk.counts.absent);
             relay.give_up();
             relay.ended().await;
         }

@@ -11,7 +11,7 @@ use ::http::header::{
 use ::http::{HeaderMap, Method, StatusCode};
 use futures_lite::future;
 
-use super::desk::{Counts, Desk, NotOurs};
+use super::desk::{Desk, NotOurs};
 use super::present::{self, NoMessages, Posted};
 use super::query::Query;
 use super::relay::{BadCursor, Downlink, Found, Post, Relay, Visit};
@@ -123,7 +123,7 @@ impl<H: Handler> Call<'_, H> {
             }
         };
         let Some(visit) = relay.visit(Downlink::Poll) else {
-            Counts::count(&self.desk.counts.refused_polls);
+            self.desk.counts.refused_polls.count();
             let text = "another poll of this session waits: wait for its answer, or try again when it is over";
             return Err(error(StatusCode::CONFLICT, text));
         };
@@ -148,7 +148,8 @@ impl<H: Handler> Call<'_, H> {
             Found::Nothing | Found::Full | Found::Displaced => {}
         }
         let counts = &self.desk.counts;
-        Counts::count(if messages.is_empty() { &counts.empty_polls } else { &counts.polls });
+        let counter = if messages.is_empty() { &counts.empty_polls } else { &counts.polls };
+        counter.count();
         let mut reply = json(StatusCode::OK, present::array(&messages, query.text));
         let headers = reply.headers_mut();
         headers.extend(addressed.opened.unwrap_or_default());
@@ -184,7 +185,7 @@ impl<H: Handler> Call<'_, H> {
             return Err(gone());
         };
         self.door.park();
-        Counts::count(&self.desk.counts.streams);
+        self.desk.counts.streams.count();
         let window = self.door.hub.config.timeouts.poll_window;
         let stream = events::Events::new(visit, self.door.worker, window, addressed.token, cursor);
         let mut reply = Reply::stream(if named { stream } else { stream.named() }.into_stream());
@@ -228,11 +229,11 @@ impl<H: Handler> Call<'_, H> {
         let counts = &self.desk.counts;
         match post(&relay, self.door.worker, query.seq, &posted.frames, until).await {
             Post::Taken => {
-                Counts::count(&counts.posts);
+                counts.posts.count();
                 Ok(json(StatusCode::ACCEPTED, &b"{\"status\":\"queued\"}"[..]))
             }
             Post::Repeated => {
-                Counts::count(&counts.repeated_posts);
+                counts.repeated_posts.count();
                 Ok(json(StatusCode::OK, &b"{\"status\":\"queued\",\"repeated\":true}"[..]))
             }
             Post::OutOfOrder { expected } => {

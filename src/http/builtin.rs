@@ -4,6 +4,11 @@
 //! server is in the [`Door`]. It is dropped when the client ends the connection; who waits long for a session
 //! calls [`Door::park`].
 
+#[cfg(feature = "metrics")]
+use std::sync::Arc;
+
+#[cfg(feature = "metrics")]
+use ::http::header::CONTENT_TYPE;
 use ::http::header::{CACHE_CONTROL, HeaderValue, RETRY_AFTER};
 use ::http::{Method, StatusCode};
 
@@ -21,6 +26,8 @@ use super::routes::Found;
 use crate::config::Config;
 #[cfg(feature = "fallback")]
 use crate::fallback::{Asked, Call};
+#[cfg(feature = "metrics")]
+use crate::metrics::Metrics;
 use crate::session::Handler;
 
 /// One of them.
@@ -32,6 +39,9 @@ pub(crate) enum Builtin {
     Ready,
     /// The browser's side.
     Module,
+    /// What the server counts of itself.
+    #[cfg(feature = "metrics")]
+    Metrics,
     /// A client without WebSocket.
     #[cfg(feature = "fallback")]
     Fallback(Asked),
@@ -54,6 +64,10 @@ impl Builtin {
         if config.openapi.is_some() {
             return true;
         }
+        #[cfg(feature = "metrics")]
+        if config.metrics.is_some() {
+            return true;
+        }
         config.health || config.browser_module
     }
 
@@ -67,6 +81,8 @@ impl Builtin {
             Self::LIVE if config.health => Some(Self::Live),
             Self::READY if config.health => Some(Self::Ready),
             module::PATH if config.browser_module => Some(Self::Module),
+            #[cfg(feature = "metrics")]
+            path if config.metrics.as_deref() == Some(path) => Some(Self::Metrics),
             #[cfg(feature = "json")]
             path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
             _ => None,
@@ -87,6 +103,14 @@ impl Builtin {
                 "responses": { "200": response("It."), "304": response("The browser has it already.") },
             });
             all.push(Described { path: module::PATH.into(), method: Method::GET, operation });
+        }
+        #[cfg(feature = "metrics")]
+        if let Some(path) = &config.metrics {
+            let operation = json!({
+                "summary": "What the server counts of itself: OpenMetrics, or Prometheus' older text.",
+                "responses": { "200": response("The numbers.") },
+            });
+            all.push(Described { path: path.clone(), method: Method::GET, operation });
         }
         if config.health {
             for (path, summary, good, bad) in [
@@ -113,6 +137,8 @@ impl Builtin {
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
             Self::Live | Self::Ready | Self::Module => &[Method::GET],
+            #[cfg(feature = "metrics")]
+            Self::Metrics => &[Method::GET],
             #[cfg(feature = "fallback")]
             Self::Fallback(asked) => asked.methods(),
             #[cfg(feature = "json")]
@@ -142,14 +168,24 @@ impl Builtin {
                 Some(desk) => Call { door, desk, request }.answer(asked, body).await,
                 None => StatusCode::NOT_FOUND.into_reply(),
             },
-            Self::Live => health(StatusCode::OK, "live\n"),
-            Self::Ready if door.hub.shutdown.is_stopping() => {
-                health(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+            Self::Live => health(StatusCode::OK, "live".into()),
+            Self::Ready => {
+                let readiness = door.hub.readiness();
+                let ready = readiness.is_ready();
+                let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                health(status, readiness.to_string())
             }
-            Self::Ready if door.hub.limits.is_full() => {
-                health(StatusCode::SERVICE_UNAVAILABLE, "full\n")
+            #[cfg(feature = "metrics")]
+            Self::Metrics => {
+                let metrics = Metrics::new(Arc::clone(door.hub));
+                let accept = request.header("accept").map(str::to_owned);
+                // It looks at every session, on a thread that has no others to serve.
+                let (kind, text) =
+                    smol::unblock(move || metrics.encode_for(accept.as_deref())).await;
+                Reply::new(text)
+                    .with_header(CONTENT_TYPE, HeaderValue::from_static(kind))
+                    .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"))
             }
-            Self::Ready => health(StatusCode::OK, "ready\n"),
             Self::Module => module::answer(request),
             #[cfg(feature = "json")]
             Self::OpenApi => Reply::json(&openapi::document(&door.hub.config)),
@@ -157,7 +193,8 @@ impl Builtin {
     }
 }
 
-fn health(status: StatusCode, word: &'static str) -> Reply {
+fn health(status: StatusCode, mut word: String) -> Reply {
+    word.push('\n');
     let mut reply = (status, word)
         .into_reply()
         .with_header(CACHE_CONTROL, HeaderValue::from_static("no-store"));

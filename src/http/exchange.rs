@@ -92,6 +92,7 @@ impl<H: Handler> Door<'_, H> {
                 let Conn { transport, intake, .. } = conn;
                 let input = std::mem::take(&mut intake.lock().input).into();
                 let deadline = self.worker.now() + self.hub.config.timeouts.handshake;
+                self.began.set(self.worker.clock().precise());
                 let upgrade = self.upgrade(transport, &request, input);
                 let outcome = self.answer_in_time(deadline, upgrade).await;
                 return self.conclude(transport, outcome).await;
@@ -199,6 +200,7 @@ impl<H: Handler> Door<'_, H> {
     async fn exchange(&self, conn: &mut Conn<'_>, request: &Request) -> After {
         let in_flight = InFlight { endings: &self.hub.endings, cut: Cell::new(true), door: self };
         let config = &self.hub.config;
+        let began = self.worker.clock().precise();
         let wants = match Wants::of(request) {
             Ok(wants) => wants,
             Err(refusal) => {
@@ -243,7 +245,14 @@ impl<H: Handler> Door<'_, H> {
                 Reply::from(refusal.into_response())
             }
         };
+        let ledger = &self.hub.ledger;
+        ledger.answered(reply.status());
+        // What waits for a session's messages takes as long as those do.
+        let parked = self.parked.get();
         let after = self.finish(conn, request, reply, close, policy).await;
+        if !parked {
+            ledger.requested(self.worker.clock().precise().since(began));
+        }
         match after {
             Ok(after) => {
                 in_flight.cut.set(false);

@@ -28,6 +28,7 @@ use crate::executor::{Size, Time, Worker, panic_text};
 use crate::fallback::Host;
 use crate::hub::{Address, Full, Handshake, HttpPlace, Hub, Membership, Place, Profile};
 use crate::message::CloseCode;
+use crate::metrics::Rejection;
 use crate::session::Handler;
 use crate::transport::{ClientName, Peer, Transport, proxy};
 use crate::ws::{CloseFrame, Header, Opcode, close_payload};
@@ -93,6 +94,8 @@ pub(crate) struct Door<'a, H> {
     head_only: Cell<bool>,
     /// The 101 has begun to leave.
     answering: Cell<bool>,
+    /// When its handshake began: it may have been for something else before.
+    pub(crate) began: Cell<Time>,
     /// Among the connections with ordinary requests.
     pub(super) place: RefCell<Option<HttpPlace>>,
     /// It has given its place back for as long as a session answers.
@@ -140,6 +143,7 @@ impl<'a, H: Handler> Door<'a, H> {
             client: Cell::new(peer.ip()),
             head_only: Cell::default(),
             answering: Cell::default(),
+            began: Cell::new(worker.clock().precise()),
             place: RefCell::default(),
             parked: Cell::default(),
         }
@@ -160,6 +164,7 @@ impl<'a, H: Handler> Door<'a, H> {
         let step = self.read_proxy_header(transport, under_way, deadline);
         match self.answer_in_time(deadline, step).await {
             Err(Outcome::Refused(response)) if !read => {
+                self.hub.ledger.refused(&response);
                 log::debug!(
                     "{}: closed without an answer: {}",
                     self.name(),
@@ -220,7 +225,10 @@ impl<'a, H: Handler> Door<'a, H> {
             Refusal::request_timeout("the handshake took too long: send the whole request at once")
                 .into()
         };
-        let stopping = || Refusal::unavailable("the server is stopping").into();
+        let stopping = || {
+            self.hub.ledger.rejected(Rejection::Stopping);
+            Refusal::unavailable("the server is stopping").into()
+        };
         self.in_time(deadline, step, late, stopping).await
     }
 
@@ -245,9 +253,11 @@ impl<'a, H: Handler> Door<'a, H> {
             Ok(it) => Some(it),
             Err(Outcome::Gone(error)) => {
                 log::debug!("{}: gone before the handshake was complete: {error}", self.name());
+                self.hub.ledger.rejected(Rejection::Gone);
                 None
             }
-            Err(Outcome::Refused(_)) if self.answering.get() => {
+            Err(Outcome::Refused(response)) if self.answering.get() => {
+                self.hub.ledger.refused(&response);
                 // A second answer would be read as the rest of the first.
                 log::debug!("{}: the answer was not taken in time", self.name());
                 None
@@ -313,6 +323,7 @@ impl<'a, H: Handler> Door<'a, H> {
     /// none.
     fn place(&self) -> Result<Place, (CloseCode, &'static str)> {
         if self.hub.shutdown.is_stopping() {
+            self.hub.ledger.rejected(Rejection::Stopping);
             return Err((CloseCode::GOING_AWAY, "the server is stopping"));
         }
         let place = self.hub.limits.session(self.address());
@@ -404,6 +415,7 @@ impl<'a, H: Handler> Door<'a, H> {
         );
         self.answering.set(true);
         write_all(transport, &answer).await.map_err(Outcome::Gone)?;
+        self.hub.ledger.answered(StatusCode::SWITCHING_PROTOCOLS);
         self.worker.pool().give(answer);
         Ok(Admitted { membership, input })
     }
@@ -550,6 +562,8 @@ impl<'a, H: Handler> Door<'a, H> {
     /// Writes the response and waits a moment for the peer to have read it.
     pub(crate) async fn refuse(&self, transport: &mut Transport, response: &Response) {
         let status = response.status();
+        self.hub.ledger.refused(response);
+        self.hub.ledger.answered(status);
         let level = match status {
             status if status == StatusCode::INTERNAL_SERVER_ERROR => log::Level::Error,
             _ => log::Level::Debug,

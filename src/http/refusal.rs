@@ -6,6 +6,8 @@ use std::fmt;
 use ::http::header::{HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use ::http::{Response, StatusCode};
 
+use crate::metrics::Counted;
+
 /// A request that is answered and then closed.
 ///
 /// The reason is a whole sentence that says what was wrong and what to do about it. It is meant for
@@ -94,6 +96,7 @@ impl Refusal {
         body.push(b'\n');
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
+        response.extensions_mut().insert(Counted::by(self.status));
         // The text may quote the request; no browser shall take it for anything but text.
         response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         for (name, value) in self.headers {

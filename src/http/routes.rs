@@ -202,6 +202,14 @@ impl Routes {
         self
     }
 
+    /// What the server counts of itself at this path, as of [`Builder::metrics`](crate::Builder::metrics), for a
+    /// listener of [`Builder::bind_http`](crate::Builder::bind_http).
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(self, path: impl AsRef<str>) -> Self {
+        self.add(Method::GET, path.as_ref(), Target::Builtin(Builtin::Metrics))
+    }
+
     /// `GET /healthz` and `GET /readyz`, as of [`Builder::health`](crate::Builder::health), for a listener of
     /// [`Builder::bind_http`](crate::Builder::bind_http).
     #[must_use]

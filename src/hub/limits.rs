@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::config;
+use crate::metrics::{Ledger, Rejection};
 use crate::transport::Peer;
 
 /// The limits of one server and what is taken of them.
@@ -19,6 +20,8 @@ pub(crate) struct Limits {
     sessions_per_address: usize,
     handshakes_per_address: usize,
     addresses: Mutex<HashMap<Address, Taken>>,
+    /// Where it is counted who finds no place.
+    ledger: Arc<Ledger>,
 }
 
 /// Whom a connection is counted for.
@@ -88,6 +91,10 @@ impl Gauge {
             .is_ok()
     }
 
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     fn give(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
     }
@@ -95,7 +102,7 @@ impl Gauge {
 
 impl Limits {
     /// With what is not set derived from the process's limit of open files.
-    pub(crate) fn new(config: &config::Limits) -> Arc<Self> {
+    pub(crate) fn new(config: &config::Limits, ledger: Arc<Ledger>) -> Arc<Self> {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
         let sessions = config.sessions.unwrap_or((files / 4).saturating_mul(3).max(1));
@@ -119,6 +126,7 @@ impl Limits {
             sessions_per_address,
             handshakes_per_address,
             addresses: Mutex::default(),
+            ledger,
         })
     }
 
@@ -129,6 +137,7 @@ impl Limits {
     /// A place for a handshake, if there is one for this address.
     pub(crate) fn handshake(self: &Arc<Self>, address: Option<Address>) -> Option<Handshake> {
         if !self.handshakes.take() {
+            self.ledger.rejected(Rejection::Handshakes);
             return None;
         }
         if let Some(address) = address {
@@ -136,6 +145,7 @@ impl Limits {
             let taken = addresses.entry(address).or_default();
             if taken.handshakes >= self.handshakes_per_address {
                 self.handshakes.give();
+                self.ledger.rejected(Rejection::AddressHandshakes);
                 return None;
             }
             taken.handshakes += 1;
@@ -160,14 +170,10 @@ impl Limits {
         Some(HttpPlace { limits: Arc::clone(self), address })
     }
 
-    /// Whether there is no place for another session.
-    pub(crate) fn is_full(&self) -> bool {
-        self.sessions.taken.load(Ordering::Acquire) >= self.sessions.max
-    }
-
     /// A place for a session, if its address and the server have one.
     pub(crate) fn session(self: &Arc<Self>, address: Option<Address>) -> Result<Place, Full> {
         if !self.sessions.take() {
+            self.ledger.rejected(Rejection::Sessions);
             return Err(Full::Sessions);
         }
         if let Some(address) = address {
@@ -175,11 +181,23 @@ impl Limits {
             let taken = addresses.entry(address).or_default();
             if taken.sessions >= self.sessions_per_address {
                 self.sessions.give();
+                self.ledger.rejected(Rejection::AddressSessions);
                 return Err(Full::Address);
             }
             taken.sessions += 1;
         }
         Ok(Place { limits: Arc::clone(self), address, held: true })
+    }
+
+    /// Whether there is no place for another session.
+    pub(super) fn is_full(&self) -> bool {
+        self.sessions.taken() >= self.sessions.max
+    }
+
+    /// Places for sessions, all and taken; handshakes under way; connections with ordinary requests.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn places(&self) -> [usize; 4] {
+        [self.sessions.max, self.sessions.taken(), self.handshakes.taken(), self.http.taken()]
     }
 
     /// Gives back the place of a session.
@@ -230,6 +248,7 @@ impl Handshake {
             let mut addresses = limits.addresses();
             let taken = addresses.entry(address).or_default();
             if taken.handshakes >= limits.handshakes_per_address {
+                limits.ledger.rejected(Rejection::AddressHandshakes);
                 return false;
             }
             taken.handshakes += 1;
@@ -243,6 +262,7 @@ impl Handshake {
     pub(crate) fn tls(&self) -> Option<TlsHandshake> {
         let limits = &self.limits;
         if !limits.tls_handshakes.take() {
+            limits.ledger.rejected(Rejection::TlsHandshakes);
             return None;
         }
         if let Some(address) = self.address {
@@ -250,6 +270,7 @@ impl Handshake {
             let taken = addresses.entry(address).or_default();
             if taken.tls_handshakes >= most_of(limits.tls_handshakes.max) {
                 limits.tls_handshakes.give();
+                limits.ledger.rejected(Rejection::TlsHandshakes);
                 return None;
             }
             taken.tls_handshakes += 1;
@@ -320,12 +341,13 @@ mod tests {
     use super::*;
 
     fn limits(sessions: usize, per_address: usize, handshakes: usize) -> Arc<Limits> {
-        Limits::new(&config::Limits {
+        let config = config::Limits {
             sessions: Some(sessions),
             sessions_per_address: Some(per_address),
             handshakes: Some(handshakes),
             ..config::Limits::default()
-        })
+        };
+        Limits::new(&config, Arc::new(Ledger::new(1)))
     }
 
     #[test]

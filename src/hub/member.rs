@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Address, Hub, SessionId};
 use crate::executor::Time;
+use crate::metrics::Totals;
 use crate::outbox::{Outbox, Shape};
 use crate::paths::Pattern;
 use crate::protocol::Protocol;
@@ -27,6 +28,8 @@ pub(crate) struct Member {
     pub(crate) worker: u16,
     /// It is, or was, in a room.
     pub(super) social: AtomicBool,
+    /// How it has ended has been counted.
+    pub(super) recorded: AtomicBool,
 }
 
 impl Member {
@@ -161,6 +164,15 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            messages_in: self.messages_in.get(),
+            messages_out: self.messages_out.get(),
+            bytes_in: self.bytes_in.get(),
+            bytes_out: self.bytes_out.get(),
+        }
+    }
+
     pub(crate) fn touch(&self, now: Time) {
         self.active.set(now.as_micros());
     }

@@ -10,6 +10,7 @@ mod rooms;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use excesses::Exceeded;
 pub use excesses::Excesses;
@@ -28,6 +29,7 @@ use crate::executor::{Clock, Time};
 #[cfg(feature = "fallback")]
 use crate::fallback::Desk;
 use crate::history::Book;
+use crate::metrics::{Ledger, Readiness, Sources};
 use crate::outbox::{Bounds, Buffered, Outbox, Terms};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -60,6 +62,9 @@ pub(crate) struct Hub {
     #[cfg(feature = "fallback")]
     pub(crate) desk: Option<Desk>,
     pub(crate) history: Option<Arc<Book>>,
+    pub(crate) ledger: Arc<Ledger>,
+    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody asks"))]
+    pub(crate) sources: Sources,
 }
 
 /// How sessions ended after a stop was requested, and how often a callback panicked.
@@ -84,17 +89,19 @@ impl Hub {
         config: Config,
         clock: Clock,
         workers: usize,
+        sources: Sources,
         history: Option<Arc<Book>>,
     ) -> Arc<Self> {
         let limits = &config.limits;
         let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
         let budget = limits.outboxes_bytes.unwrap_or_else(default_budget);
         let shutdown = Shutdown::new(clock.clone(), config.timeouts.stop);
+        let ledger = Arc::new(Ledger::new(workers));
         Arc::new(Self {
             registry: Registry::new(),
             rooms: Index::new(workers, limits.published_bytes),
             terms: Terms::new(bounds, budget),
-            limits: Limits::new(&config.limits),
+            limits: Limits::new(&config.limits, Arc::clone(&ledger)),
             #[cfg(feature = "fallback")]
             desk: Desk::new(&config),
             config,
@@ -103,6 +110,8 @@ impl Hub {
             endings: Endings::default(),
             exceeded: Exceeded::default(),
             history,
+            ledger,
+            sources,
         })
     }
 
@@ -158,6 +167,7 @@ impl Hub {
         now: Time,
     ) -> Membership {
         place.hand_over();
+        self.ledger.opened(protocol);
         self.registry.insert(|id| {
             let member = Arc::new(Member {
                 id,
@@ -169,6 +179,7 @@ impl Hub {
                 deflate,
                 worker: worker as u16,
                 social: Default::default(),
+                recorded: Default::default(),
             });
             member.counters.touch(now);
             let weak = Arc::downgrade(&member);
@@ -188,6 +199,23 @@ impl Hub {
         self.registry.all()
     }
 
+    /// What all sessions have sent and received; `look` is shown those that are open.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn traffic(&self, look: impl FnMut(Arc<Member>)) -> crate::metrics::Totals {
+        self.registry.sum(|member| member.counters.totals(), look)
+    }
+
+    /// Whether somebody new would be served.
+    pub(crate) fn readiness(&self) -> Readiness {
+        if self.shutdown.is_stopping() {
+            Readiness::Stopping
+        } else if self.limits.is_full() {
+            Readiness::Full
+        } else {
+            Readiness::Ready
+        }
+    }
+
     /// Counts how a session ended, if it ended because of the stop or during it.
     pub(crate) fn ended(&self, cut: bool) {
         if self.shutdown.is_stopping() {
@@ -204,12 +232,23 @@ impl Membership {
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.0
     }
+
+    /// Leaves, after an end of which there is a record: by whom, with which code, why.
+    pub(crate) fn end(self, how: [&'static str; 3], lived: Duration) {
+        self.0.recorded.store(true, Ordering::Relaxed);
+        self.0.hub.ledger.closed(how, lived);
+    }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let Member { hub, id, profile, .. } = &*self.0;
-        hub.registry.remove(*id);
+        let Member { hub, id, profile, counters, created, recorded, .. } = &*self.0;
+        if !recorded.load(Ordering::Relaxed) {
+            // It did not come to its last callback, or not to its first.
+            let lived = hub.clock.coarse().since(*created);
+            hub.ledger.closed(["server", "none", "dropped"], lived);
+        }
+        hub.registry.remove(*id, counters.totals());
         hub.limits.release(profile.address());
         self.0.outbox.clear(Buffered::default(), &hub.terms);
         // It has just been closed, so that it cannot join another one.

@@ -27,6 +27,7 @@ use crate::history::{self, Book, HistoryErrorHook, Kept, LostAppend};
 use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
+use crate::metrics::Sources;
 use crate::outbox::{Gap, SlowPeer};
 #[cfg(feature = "json")]
 use crate::session::slots::Routable;
@@ -69,6 +70,7 @@ impl Server {
             listeners: Vec::new(),
             sites: Vec::new(),
             handler: Closures::default(),
+            sources: Sources::default(),
         }
     }
 }
@@ -83,6 +85,7 @@ pub struct Builder<H = Closures> {
     /// Routes of listeners that have their own.
     sites: Vec<Routes>,
     handler: H,
+    sources: Sources,
 }
 
 impl<H> Builder<H> {
@@ -401,6 +404,14 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Shows what the server counts of itself at this path, for example `/metrics`: [metrics](crate::docs::metrics).
+    /// Everybody can read it there; [`Routes::metrics`] is for a listener of its own.
+    #[cfg(feature = "metrics")]
+    pub fn metrics(mut self, path: impl Into<String>) -> Self {
+        self.config.metrics = Some(path.into());
+        self
+    }
+
     /// Describes the HTTP endpoints at this path, for example `/openapi.json`: an OpenAPI 3.1 document of those of
     /// the server's own that are switched on, and of the application's [`Routes`], with their
     /// [summaries](Routes::summary).
@@ -418,6 +429,33 @@ impl<H> Builder<H> {
         self.listen_on(address, Speaks::Site(site))
     }
 
+    /// Metrics of the application's own, which [`ServerHandle::metrics`] shows beside the server's. `register`
+    /// is called here and now, and may be given several times; names that begin with `coracle_` are the
+    /// server's.
+    ///
+    /// A collector that holds a [`ServerHandle`] would keep its server running.
+    ///
+    /// ```
+    /// use coracle::Server;
+    /// use coracle::prometheus_client::metrics::counter::Counter;
+    ///
+    /// let orders: Counter = Counter::default();
+    /// let counted = orders.clone();
+    /// let server = Server::builder()
+    ///     .register_metrics(|registry| registry.register("shop_orders", "Orders", counted))
+    ///     .on_message(async move |_session, _order| {
+    ///         orders.inc();
+    ///     });
+    /// ```
+    #[cfg(feature = "metrics")]
+    pub fn register_metrics(
+        mut self,
+        register: impl FnOnce(&mut prometheus_client::registry::Registry),
+    ) -> Self {
+        register(&mut self.sources.registry);
+        self
+    }
+
     /// Replaces all callbacks by one value.
     pub fn handler<N: Handler>(self, handler: N) -> Builder<N> {
         self.map(|_| handler)
@@ -426,12 +464,8 @@ impl<H> Builder<H> {
 
 impl<H> Builder<H> {
     fn map<N>(self, change: impl FnOnce(H) -> N) -> Builder<N> {
-        Builder {
-            config: self.config,
-            listeners: self.listeners,
-            sites: self.sites,
-            handler: change(self.handler),
-        }
+        let Self { config, listeners, sites, handler, sources } = self;
+        Builder { config, listeners, sites, handler: change(handler), sources }
     }
 }
 
@@ -607,7 +641,10 @@ impl<H: Handler> Builder<H> {
         let clock = Clock::kernel();
         // Last: from here on the store has to be closed, which the crew does.
         let book = Book::open(&self.config.history, &clock)?;
-        let hub = Hub::new(self.config, clock, workers, book);
+        let sources = self.sources;
+        #[cfg(feature = "tls")]
+        let sources = sources.with_tls(tls.clone());
+        let hub = Hub::new(self.config, clock, workers, sources, book);
         for address in &addresses {
             log::info!("listening on {address} with {workers} workers");
         }

@@ -26,6 +26,7 @@ use crate::http::Routes;
 use crate::http::front::{Admitted, Approach, Door};
 use crate::http::handover::Handed;
 use crate::hub::{self, Hub, Membership};
+use crate::metrics::Rejection;
 use crate::session::{Handler, LAST_WORD, Link, drive};
 use crate::shutdown;
 #[cfg(feature = "tls")]
@@ -276,6 +277,11 @@ impl Crew {
         self.finished.notify(usize::MAX);
     }
 
+    /// Whether the last worker has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.report.get().is_some()
+    }
+
     /// Waits for the last worker.
     pub(super) async fn wait(&self) -> Report {
         loop {
@@ -475,6 +481,8 @@ impl<H: Handler> Station<H> {
 
     /// Begins to serve a connection that is counted in this worker's load.
     fn serve(self: &Rc<Self>, worker: &Rc<Worker>, incoming: Incoming) {
+        let ledger = &self.crew.hub.ledger;
+        ledger.connected();
         let load = Load(Rc::clone(self));
         let Incoming { link, peer, handed, speaks, handshake } = incoming;
         let transport = match link {
@@ -484,6 +492,7 @@ impl<H: Handler> Station<H> {
                 Ok(socket) => Transport::Socket(socket),
                 Err(error) => {
                     log::warn!("cannot watch a new connection: {error}");
+                    ledger.rejected(Rejection::Internal);
                     return;
                 }
             },
@@ -499,6 +508,7 @@ struct Load<H>(Rc<Station<H>>);
 impl<H> Drop for Load<H> {
     fn drop(&mut self) {
         let station = &self.0;
+        station.crew.hub.ledger.disconnected();
         station.crew.posts[station.index].load.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -611,6 +621,7 @@ async fn open<H: Handler>(
             (transport, admitted)
         }
     };
+    hub.ledger.handshaken(worker.clock().precise().since(door.began.get()));
     let member = membership.member();
     log::debug!(
         "session {}: open on worker {}, from {} for {}; {} sessions",

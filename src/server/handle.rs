@@ -17,6 +17,7 @@ use crate::history::History;
 use crate::http::Handover;
 use crate::http::handover::Handed;
 use crate::hub::Rooms;
+use crate::metrics::Readiness;
 use crate::session::Sessions;
 use crate::shutdown::Shutdown;
 use crate::transport::{ListenAddr, MemoryStream, Peer, Stream, pair};
@@ -293,6 +294,19 @@ impl ServerHandle {
     #[must_use]
     pub fn history(&self) -> Option<History> {
         History::of(&self.0.crew.hub)
+    }
+
+    /// What the server counts of itself, for whoever scrapes it. See [metrics](crate::docs::metrics).
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn metrics(&self) -> crate::metrics::Metrics {
+        crate::metrics::Metrics::new(Arc::clone(&self.0.crew.hub))
+    }
+
+    /// Whether the server is to be left running, and whether new clients should be sent to it.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        if self.0.crew.has_ended() { Readiness::Stopped } else { self.0.crew.hub.readiness() }
     }
 
     /// Begins to stop; see [`Shutdown::request_stop`]. Never blocks.

@@ -12,6 +12,7 @@ use crate::executor::Worker;
 use crate::http::front::{Approach, Door};
 use crate::http::refusal::Refusal;
 use crate::hub::Handshake;
+use crate::metrics::Rejection;
 use crate::session::Handler;
 use crate::tls::{DAY, Store, TlsInfo};
 use crate::transport::{Tls, Transport};
@@ -33,6 +34,11 @@ pub(super) async fn secure<H: Handler>(
         let first = door.read_some(&mut transport, &mut approach.received);
         if let Err(error) = door.tls_in_time(deadline, first).await {
             log::debug!("{}: gone before it said anything: {error}", door.name());
+            door.hub.ledger.rejected(match error.kind() {
+                io::ErrorKind::TimedOut => Rejection::Timeout,
+                _ if door.hub.shutdown.is_stopping() => Rejection::Stopping,
+                _ => Rejection::Gone,
+            });
             return None;
         }
     }
@@ -59,6 +65,7 @@ pub(super) async fn secure<H: Handler>(
         Ok(tls) => Box::new(tls),
         Err(error) => {
             log::error!("{}: cannot begin a TLS handshake: {error}", door.name());
+            door.hub.ledger.rejected(Rejection::Internal);
             return None;
         }
     };
@@ -72,6 +79,11 @@ pub(super) async fn secure<H: Handler>(
         }
         Err(error) => {
             log::debug!("{}: {}", door.name(), explain(&error, &asked));
+            door.hub.ledger.rejected(match error.kind() {
+                io::ErrorKind::TimedOut => Rejection::Timeout,
+                _ if door.hub.shutdown.is_stopping() => Rejection::Stopping,
+                _ => Rejection::Tls,
+            });
             if tls.has_failed() {
                 door.linger(&mut Transport::Tls(tls)).await;
             }

@@ -37,6 +37,17 @@ pub struct Closed {
     pub lived: Duration,
 }
 
+impl Closed {
+    /// By whom, with which code, why: as names of which there are only so many, whatever the peer does.
+    pub(super) fn labels(&self) -> [&'static str; 3] {
+        let by = match self.by {
+            Side::Server => "server",
+            Side::Peer => "peer",
+        };
+        [by, self.code.map_or("none", CloseCode::label), self.cause.label()]
+    }
+}
+
 impl fmt::Display for Closed {
     /// One line for a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,6 +150,33 @@ pub enum Cause {
     Stopping,
     /// The server stopped and did not wait any longer.
     Cut,
+}
+
+impl Cause {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::PeerClosed => "peer_closed",
+            Self::PeerVanished => "peer_vanished",
+            Self::Truncated => "truncated",
+            Self::Io(_) => "io",
+            Self::Violation => "violation",
+            Self::RateExceeded => "rate_exceeded",
+            Self::Requested => "requested",
+            Self::Aborted => "aborted",
+            Self::HandlerFailed => "handler_failed",
+            Self::HandlerPanicked => "handler_panicked",
+            Self::PongTimeout => "pong_timeout",
+            Self::PollTimeout => "poll_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::WriteStalled => "write_stalled",
+            Self::SlowPeer => "slow_peer",
+            Self::OverBudget => "over_budget",
+            Self::WriterStalled => "writer_stalled",
+            Self::LifetimeReached => "lifetime_reached",
+            Self::Stopping => "stopping",
+            Self::Cut => "cut",
+        }
+    }
 }
 
 impl fmt::Display for Cause {

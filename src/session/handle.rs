@@ -17,6 +17,7 @@ use crate::error::{SendError, WriteError};
 use crate::history::History;
 use crate::hub::{Excesses, Hub, JoinError, Member, Rooms, SessionId};
 use crate::message::{CloseCode, Kind, Message, Outgoing, Text};
+use crate::metrics::Totals;
 use crate::outbox::{Buffered, Encoded, Losses, Prepared, Request, SlowPeer};
 use crate::protocol::Protocol;
 use crate::shutdown::Shutdown;
@@ -331,13 +332,8 @@ impl Session {
     /// How much has gone in and out.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
-        let counters = &self.0.counters;
-        Traffic {
-            messages_in: counters.messages_in.get(),
-            messages_out: counters.messages_out.get(),
-            bytes_in: counters.bytes_in.get(),
-            bytes_out: counters.bytes_out.get(),
-        }
+        let Totals { messages_in, messages_out, bytes_in, bytes_out } = self.0.counters.totals();
+        Traffic { messages_in, messages_out, bytes_in, bytes_out }
     }
 
     /// The other sessions of the same server, and this one.

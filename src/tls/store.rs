@@ -63,6 +63,10 @@ pub struct TlsStatus {
     pub loaded_at: SystemTime,
     /// Why the last attempt to replace them has failed; `None` if it has not.
     pub last_error: Option<String>,
+    /// How often they have been replaced since the server was started.
+    pub reloads: u64,
+    /// How often an attempt to replace them has failed.
+    pub failed_reloads: u64,
 }
 
 impl Store {
@@ -132,8 +136,13 @@ impl Store {
         // Before they are read: what changes meanwhile is seen next time.
         *stamped = stamps(&self.settings);
         match load(&self.settings) {
-            Ok(current) => {
-                *self.current() = current;
+            Ok(mut new) => {
+                let mut current = self.current();
+                new.status.reloads = current.status.reloads + 1;
+                new.status.failed_reloads = current.status.failed_reloads;
+                let old = std::mem::replace(&mut *current, new);
+                drop(current);
+                drop(old);
                 log::info!("TLS: certificates and keys have been read again");
                 Ok(())
             }
@@ -145,6 +154,7 @@ impl Store {
                     log::error!("{text}; the certificates that were in use stay in use");
                 }
                 status.last_error = Some(text);
+                status.failed_reloads += 1;
                 Err(error)
             }
         }
@@ -208,7 +218,13 @@ fn load(settings: &Tls) -> Result<Current> {
         config.send_tls13_tickets = 0;
     }
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-    let status = TlsStatus { not_after, loaded_at: SystemTime::now(), last_error: None };
+    let status = TlsStatus {
+        not_after,
+        loaded_at: SystemTime::now(),
+        last_error: None,
+        reloads: 0,
+        failed_reloads: 0,
+    };
     Ok(Current { config: Arc::new(config), names, status })
 }
 

@@ -200,9 +200,12 @@ impl Hub {
     ) -> bool {
         let Delivery { room, run, crowd, at } = delivery;
         let mut steps = 0;
+        let mut whole = 0;
         let mut hand = |member: &Arc<Member>, from| {
             steps += 1;
-            if !self.hand_whole(home, run, member, from) {
+            if self.hand_whole(home, run, member, from) {
+                whole += 1;
+            } else {
                 behind.push((Arc::clone(member), from));
             }
         };
@@ -222,10 +225,12 @@ impl Hub {
                 end == seats.capacity()
             }
         };
+        let mut delivered = whole * run.items.len();
         // Not under the lock of the seats: a session that is ended, and what is dropped, may run anything.
         for (member, from) in behind.drain(..) {
-            steps += self.hand_singly(room, run, &member, from);
+            steps += self.hand_singly(room, run, &member, from, &mut delivered);
         }
+        Counts::add(&self.rooms.counts.delivered, u32::try_from(delivered).unwrap_or(u32::MAX));
         turn.steps = turn.steps.saturating_sub(steps);
         over
     }
@@ -243,26 +248,40 @@ impl Hub {
         pushed.map(|driver| home.wake(driver)).is_ok()
     }
 
-    /// Hands what is for a member of a run to it, one by one. Returns how many those were.
-    fn hand_singly(&self, room: &Room, run: &Run, member: &Member, from: u64) -> usize {
+    /// Hands what is for a member of a run to it, one by one. Returns how many those were, and adds those that
+    /// were queued to `delivered`.
+    fn hand_singly(
+        &self,
+        room: &Room,
+        run: &Run,
+        member: &Member,
+        from: u64,
+        delivered: &mut usize,
+    ) -> usize {
         let named = Some(room).filter(|room| !room.name.is_empty());
         let mut steps = 0;
         for (number, item) in &run.items {
             if *number >= from && item.except != Some(member.id) {
-                self.hand_one(member, named, &item.publication);
+                *delivered += usize::from(self.hand_one(member, named, &item.publication));
                 steps += 1;
             }
         }
         steps
     }
 
-    /// Hands a publication to one session, by the policy of the room or of the session.
-    pub(super) fn hand_one(&self, member: &Member, room: Option<&Room>, publication: &Publication) {
+    /// Hands a publication to one session, by the policy of the room or of the session. Whether it was queued.
+    pub(super) fn hand_one(
+        &self,
+        member: &Member,
+        room: Option<&Room>,
+        publication: &Publication,
+    ) -> bool {
         let Publication { prepared, key } = publication;
         let message = prepared.message();
         if !Header::fits(member.protocol(), message.len()) {
             let close = CloseFrame::new(CloseCode::TOO_BIG, "message too big for a frame");
-            return member.outbox.request(Request::Close(close));
+            member.outbox.request(Request::Close(close));
+            return false;
         }
         let published = Published {
             form: match prepared.frame(member.shape()) {
@@ -279,11 +298,13 @@ impl Hub {
             Fate::Queued { dropped, conflated } => {
                 Counts::add(&counts.dropped, dropped);
                 Counts::add(&counts.conflated, conflated);
+                return true;
             }
             Fate::Dropped => Counts::add(&counts.dropped, 1),
             Fate::TooSlow => Counts::add(&counts.too_slow, 1),
             Fate::Closed => {}
         }
+        false
     }
 
     /// Ends the sessions for which the most waits, if all together have too much.

@@ -50,6 +50,10 @@ impl std::error::Error for PublishError {}
 pub struct RoomStats {
     /// Publications, each counted once.
     pub published: u64,
+    /// Publications that were queued for a peer, each counted for each peer. One that was queued and then
+    /// dropped for a later one is among `dropped` as well, and one for a session that is just ending may be
+    /// counted although it does not leave any more.
+    pub delivered: u64,
     /// Publications that a slow peer did not get, each counted for each peer.
     pub dropped: u64,
     /// The same that were replaced by a later one with the same key.
@@ -127,6 +131,12 @@ impl Rooms {
         self.index().names.iter().map(|names| lock(names).len()).sum()
     }
 
+    /// How many members all rooms have together; a session counts in each room that it is in.
+    #[must_use]
+    pub fn members_count(&self) -> usize {
+        self.index().seats.load(Ordering::Relaxed)
+    }
+
     /// The names of all rooms, in no order.
     #[must_use]
     pub fn names(&self) -> Vec<Text> {
@@ -160,6 +170,7 @@ impl Rooms {
         let counts = &self.index().counts;
         RoomStats {
             published: counts.published.load(Ordering::Relaxed),
+            delivered: counts.delivered.load(Ordering::Relaxed),
             dropped: counts.dropped.load(Ordering::Relaxed),
             conflated: counts.conflated.load(Ordering::Relaxed),
             too_slow: counts.too_slow.load(Ordering::Relaxed),

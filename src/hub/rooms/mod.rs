@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::EventListener;
@@ -59,12 +59,15 @@ pub(crate) struct Index {
     posts: Posts,
     line: Arc<Line>,
     counts: Counts,
+    /// How many seats are taken in all rooms together.
+    seats: AtomicUsize,
 }
 
 /// What has happened to publications so far.
 #[derive(Default)]
 struct Counts {
     published: AtomicU64,
+    delivered: AtomicU64,
     dropped: AtomicU64,
     conflated: AtomicU64,
     too_slow: AtomicU64,
@@ -123,6 +126,7 @@ impl Index {
             posts: Posts::new(workers),
             line: Line::new(published_bytes),
             counts: Counts::default(),
+            seats: AtomicUsize::new(0),
         }
     }
 
@@ -239,6 +243,7 @@ impl Index {
                 return Err(JoinError::TooManyRooms);
             }
             entry.push(Place { room: Arc::clone(room), seat });
+            self.seats.fetch_add(1, Ordering::Relaxed);
             Ok(())
         })
     }
@@ -278,6 +283,8 @@ impl Index {
             place
         };
         let (seat, tally) = place.room.rise(member.worker, place.seat);
+        // As often as one was taken: this place was in the list, and is not any more.
+        self.seats.fetch_sub(1, Ordering::Relaxed);
         if tally.members == 0 {
             names.remove(name);
         }
@@ -357,7 +364,8 @@ impl Index {
                 let Some(member) = hub.get(id) else {
                     return Ok(0);
                 };
-                hub.hand_one(&member, None, &publication);
+                let delivered = hub.hand_one(&member, None, &publication);
+                Counts::add(&self.counts.delivered, delivered.into());
                 hub.heed_budget();
                 return Ok(1);
             }

@@ -221,7 +221,9 @@ impl Link {
             }
             Event::Pong(payload) => {
                 if let Some(rtt) = self.timers.pong(&payload, &self.worker) {
-                    self.session.member().counters.measured(rtt);
+                    let member = self.session.member();
+                    member.counters.measured(rtt);
+                    member.hub.ledger.round_trip(rtt);
                 }
             }
             Event::Close(close) => self.peer_closes(close),
