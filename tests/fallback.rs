@@ -8,6 +8,7 @@ mod support;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use coracle::config::{Inbound, Rate};
 use coracle::http_types::Response;
 use coracle::{
     BoxError, Builder, Cause, CloseCode, Closed, Closures, Fallbacks, Flow, Handler, Message,
@@ -152,7 +153,7 @@ fn what_has_not_been_acknowledged_comes_again() {
     assert_eq!(ask("&cursor=0&max=3").texts(), ["1", "2", "3"]);
     assert_eq!(ask("&cursor=2").texts(), ["3", "4", "5"]);
     // What follows the first one is gone.
-    assert!(ask("&cursor=1").error(409).contains("behind"));
+    assert!(ask("&cursor=1").error(412).contains("behind"));
     assert!(ask("&cursor=6").error(400).contains("ahead"));
     assert_eq!(ask("&cursor=2&max=1").cursor(), 3);
     let acknowledged = client.target("ack", "&cursor=4");
@@ -249,12 +250,24 @@ fn a_post_that_is_none_does_the_session_no_harm() {
         ("/ws/poll?path=chat", "path"),
         ("/ws/poll?path=%2Fa%20b", "path"),
         ("/ws/poll?path=%2Fa%0D%0AX:%20y", "path"),
+        ("/ws/poll?cursor=5", "cursor"),
+        ("/ws/events?cursor=5", "cursor"),
     ] {
         let error = client.http.get(target).error(400);
         assert!(error.contains(what), "{target}: {error}");
     }
     client.send("still here");
     assert_eq!(client.texts(1), ["still here"]);
+    let many = format!("[{}{{}}]", "{},".repeat(1024));
+    assert!(client.http.post(&send, "application/json", many).error(413).contains("1024"));
+    for target in ["/ws/poll", "/ws/events"] {
+        let mut http = Http::connect(server.addr()).unwrap();
+        http.write("HEAD", target, "", b"").unwrap();
+        assert_eq!(http.read_head().unwrap().status, 405);
+    }
+    let foreign = "Sec-Fetch-Site: cross-site\r\n";
+    let mut http = Http::connect(server.addr()).unwrap();
+    http.try_ask("GET", "/ws/poll", foreign, b"").unwrap().error(403);
     assert_eq!(server.handle.sessions().count(), 1);
     server.finish();
 }
@@ -374,7 +387,8 @@ fn the_accept_hook_decides_by_the_path_that_the_client_names() {
     let server = start(
         builder()
             .on_accept(async |request: &Request| match request.path() {
-                "/chat/lobby" => {
+                // The hook may ask whatever it may ask of a handshake.
+                "/chat/lobby" if request.sessions().count() < 10 => {
                     let name = "x-seen".parse().unwrap();
                     let value = request.query().unwrap_or("none").parse().unwrap();
                     Ok(Upgrade::new().header(name, value).data(request.target().to_owned()))
@@ -565,7 +579,7 @@ fn a_stream_carries_every_text_as_it_is() {
     let mut client = Polling::open(server.addr());
     let mut events = Events::open(server.addr(), &client.target("events", ""), None).unwrap();
     let open = events.next().unwrap().unwrap();
-    assert_eq!((&*open.kind, open.id), ("open", None));
+    assert_eq!((&*open.kind, open.id.as_deref()), ("open", Some("0")));
     let open: serde_json::Value = serde_json::from_str(&open.data).unwrap();
     assert_eq!(open, serde_json::json!({"session_id": client.token, "cursor": 0}));
     let mut next = |text: &str| {
@@ -593,8 +607,11 @@ fn a_stream_carries_every_text_as_it_is() {
 fn a_stream_goes_on_where_it_was_cut() {
     let server = start(echo());
     let addr = server.addr();
-    let mut events = Events::open(addr, "/ws/events", None).unwrap();
-    assert_eq!(events.next().unwrap().unwrap().kind, "open");
+    // Cut before anything was said.
+    let open = Events::open(addr, "/ws/events", None).unwrap().next().unwrap().unwrap();
+    let id = open.id.unwrap();
+    let mut events = Events::open(addr, "/ws/events", Some(&id)).unwrap();
+    assert_eq!(events.next().unwrap().unwrap().id, Some(id));
     let session = only(&server);
     for n in 1..=3 {
         within(session.send(n.to_string())).unwrap();
@@ -609,9 +626,10 @@ fn a_stream_goes_on_where_it_was_cut() {
     assert_eq!(events.next().unwrap().unwrap().data, "2");
     assert_eq!(events.next().unwrap().unwrap().data, "3");
     assert_eq!(server.handle.sessions().count(), 1);
-    for wrong in ["nonsense", "1:x", "99"] {
-        assert!(Events::open(addr, "/ws/events", Some(wrong)).is_err() || wrong == "99");
+    for wrong in ["nonsense", "1:x", "99", &format!("{}:99", &id[..id.len() - 2])] {
+        assert!(Events::open(addr, "/ws/events", Some(wrong)).is_err(), "{wrong}");
     }
+    assert_eq!(server.handle.sessions().count(), 1);
     server.finish();
 }
 
@@ -733,5 +751,179 @@ fn the_description_has_the_requests_of_clients_without_websocket() {
     ] {
         assert!(description["paths"][path][method]["responses"].is_object(), "{path}");
     }
+    server.finish();
+}
+
+#[test]
+fn a_message_that_is_larger_than_an_outbox_comes_whole() {
+    const LARGE: usize = 3 << 20;
+    let server = start(builder().on_open(async |session: &Session| {
+        session.send("x".repeat(LARGE)).await?;
+        session.send("behind it").await
+    }));
+    let mut client = Polling::open_at(server.addr(), "/ws", "max=1");
+    let texts = client.texts(2);
+    assert_eq!((texts[0].len(), &*texts[1]), (LARGE, "behind it"));
+    server.finish();
+}
+
+#[test]
+fn a_message_in_parts_that_nobody_could_keep_ends_the_session_and_says_so() {
+    let (sender, closed) = heard();
+    let server = start(
+        builder()
+            .on_open(async |session: &Session| {
+                let mut writer = session.message_writer(coracle::Kind::Binary);
+                for _ in 0..64 {
+                    writer.write(vec![0; 64 * 1024]).await?;
+                }
+                writer.finish().await?;
+                Ok::<_, BoxError>(())
+            })
+            .on_close(record(&sender)),
+    );
+    let mut client = Polling::open(server.addr());
+    assert!(client.closed().starts_with("1009 "));
+    let closed = closed.next();
+    assert_eq!(closed.by, Side::Server, "{closed}");
+    server.finish();
+}
+
+#[test]
+fn what_was_taken_is_handled_before_a_client_is_given_up() {
+    let (sender, handled) = heard();
+    let sender = std::sync::Mutex::new(sender);
+    let (gate, open) = smol::channel::bounded::<()>(1);
+    let server = start(
+        builder()
+            .on_message(async move |_: &Session, message: Message| {
+                let _ = open.recv().await;
+                let _ = sender.lock().unwrap().send(message.as_text().map(str::to_owned));
+            })
+            .configure(|config| config.timeouts.poll_absence = BRIEF),
+    );
+    let mut client = Polling::open(server.addr());
+    for n in 0..50 {
+        client.send(&n.to_string());
+    }
+    drop(client);
+    // By then nobody is expected any more.
+    std::thread::sleep(4 * BRIEF);
+    drop(gate);
+    for n in 0..50 {
+        assert_eq!(handled.next(), Some(n.to_string()));
+    }
+    eventually("it is given up", || server.handle.sessions().count() == 0);
+    server.finish();
+}
+
+#[test]
+fn a_goodbye_counts_once_and_nothing_is_taken_behind_it() {
+    let (gate, open) = smol::channel::bounded::<()>(1);
+    let (sender, closed) = heard();
+    let server = start(
+        builder()
+            .on_message(async move |_: &Session, _: Message| {
+                let _ = open.recv().await;
+            })
+            .on_close(record(&sender)),
+    );
+    let mut client = Polling::open(server.addr());
+    client.send("busy");
+    for code in [4001, 4002, 4003] {
+        let target = client.target("close", &format!("&code={code}"));
+        client.http.post(&target, "text/plain", "").expect(204);
+    }
+    client.http.post(&client.target("send", ""), "text/plain", "late").error(410);
+    drop(gate);
+    assert_eq!(closed.next().code.map(CloseCode::as_u16), Some(4001));
+    server.finish();
+}
+
+#[test]
+fn posts_wait_for_a_session_that_is_behind_and_are_told_when_it_stays_so() {
+    let (gate, open) = smol::channel::bounded::<()>(1);
+    let (sender, handled) = heard();
+    let sender = std::sync::Mutex::new(sender);
+    let server = start(
+        builder()
+            .on_message(async move |_: &Session, message: Message| {
+                let _ = open.recv().await;
+                let _ = sender.lock().unwrap().send(message.len());
+            })
+            .configure(|config| config.timeouts.poll_window = BRIEF),
+    );
+    let mut client = Polling::open(server.addr());
+    let mut taken = 0;
+    let refused = loop {
+        let target = client.target("send", &format!("&seq={}", taken + 1));
+        let answer = client.http.post(&target, "text/plain", "x".repeat(30_000));
+        match answer.status {
+            202 => taken += 1,
+            _ => break answer,
+        }
+    };
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.error(503).contains("behind"));
+    drop(gate);
+    // The same again, now that there is room.
+    let target = client.target("send", &format!("&seq={}", taken + 1));
+    client.http.post(&target, "text/plain", "x".repeat(30_000)).expect(202);
+    for _ in 0..=taken {
+        assert_eq!(handled.next(), 30_000);
+    }
+    server.finish();
+}
+
+#[test]
+fn what_is_kept_for_clients_counts_in_the_budget_of_all() {
+    let (sender, closed) = heard();
+    let server = start(
+        builder()
+            .on_open(async |session: &Session| session.join("room"))
+            .on_close(record(&sender))
+            .configure(|config| config.limits.outboxes_bytes = Some(256 * 1024)),
+    );
+    let mut client = Polling::open(server.addr());
+    let rooms = server.handle.rooms();
+    eventually("it has joined", || rooms.size("room") == 1);
+    // It polls, so that its outbox is empty, and acknowledges nothing.
+    while closed.try_next().is_none() {
+        within(rooms.publish("room", "x".repeat(16 * 1024)));
+        let target = client.target("poll", "&max=1");
+        let answer = client.http.get(&target);
+        if let Some(close) = answer.header("coracle-close") {
+            assert!(close.starts_with("1013 "), "{close}");
+            break;
+        }
+    }
+    eventually("it has ended", || server.handle.sessions().count() == 0);
+    // There is room for the next one.
+    Polling::open(server.addr());
+    server.finish();
+}
+
+#[test]
+fn handlers_of_parts_and_inbound_rates_are_the_same_for_polling_clients() {
+    let server = start(
+        builder()
+            .on_stream(async |session: &Session, mut incoming: coracle::Incoming| {
+                let mut bytes = 0;
+                while let Some(part) = incoming.next().await {
+                    bytes += part?.len();
+                }
+                session.send(bytes.to_string()).await?;
+                Ok::<_, BoxError>(())
+            })
+            .inbound(Inbound::close().with_messages(Rate::per_second(1).with_burst(4))),
+    );
+    let mut client = Polling::open(server.addr());
+    client.send("hello");
+    assert_eq!(client.texts(1), ["5"]);
+    let flood = client.target("send", "");
+    for _ in 0..5 {
+        client.http.post(&flood, "application/json", r#"["a","b","c"]"#);
+    }
+    assert!(client.closed().starts_with("1008 "));
     server.finish();
 }

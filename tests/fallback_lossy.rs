@@ -8,10 +8,10 @@ mod support;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use coracle::{Fallbacks, JoinError, Server, Session};
+use coracle::{Fallbacks, JoinError, Message, Server, Session};
 use polling::{Events, Http, Polling};
 use support::*;
 
@@ -199,11 +199,6 @@ fn stream_all(addr: SocketAddr, progress: &Progress, client: usize) {
                 progress.got(client, &event.data);
             }
             last = event.id.or(last);
-            if last.is_none() {
-                // Before the first message the session is known by the first event alone.
-                let open: serde_json::Value = serde_json::from_str(&event.data).unwrap();
-                last = Some(format!("{}:0", open["session_id"].as_str().unwrap()));
-            }
             if progress.has_all(client) {
                 return;
             }
@@ -227,7 +222,6 @@ fn every_client_gets_ten_thousand_messages_once_in_order_whatever_is_lost_on_the
     let streams = proxy(move |client, server| cut_streams(&counter, client, server), addr);
 
     let progress = Progress::new(3 * CLIENTS);
-    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for client in 0..CLIENTS {
             let progress = &progress;
@@ -251,10 +245,53 @@ fn every_client_gets_ten_thousand_messages_once_in_order_whatever_is_lost_on_the
         }
         eventually("all have got everything", || progress.slowest() == MESSAGES);
     });
-    stop.store(true, Ordering::Relaxed);
     assert!(streams_cut.load(Ordering::Relaxed) >= CLIENTS * (MESSAGES / EVENTS - 1));
     let answers_cut = answers_cut.load(Ordering::Relaxed);
     assert!(answers_cut > 10, "{answers_cut} answers were cut");
     println!("{answers_cut} answers and {} streams were cut", streams_cut.load(Ordering::Relaxed));
     server.finish();
+}
+
+/// Messages that a client posts.
+const POSTS: usize = 300;
+
+#[test]
+fn what_a_client_posts_arrives_once_in_order_whatever_is_lost_on_the_way() {
+    let (sender, arrived) = heard();
+    let sender = std::sync::Mutex::new(sender);
+    let server = start(Server::builder().fallbacks(Fallbacks::new()).on_message(
+        async move |_: &Session, message: Message| {
+            let _ = sender.lock().unwrap().send(message.as_text().map(str::to_owned));
+        },
+    ));
+    let addr = server.addr();
+    let (seed, cut) = (AtomicUsize::new(7), Arc::new(AtomicUsize::new(0)));
+    let counter = Arc::clone(&cut);
+    let proxy = proxy(move |client, server| cut_answers(&seed, &counter, client, server), addr);
+    let token = Polling::open(addr).token;
+    let mut connection = None;
+    for n in 0..POSTS {
+        let target = format!("/ws/send?session_id={token}&seq={}", n + 1);
+        // Again and again, until there is an answer.
+        loop {
+            let http = match &mut connection {
+                Some(http) => http,
+                none => none.insert(Http::connect(proxy).expect("the proxy is there")),
+            };
+            let more = "Content-Type: text/plain\r\n";
+            match http.try_ask("POST", &target, more, number(n).as_bytes()) {
+                Ok(answer) => {
+                    assert!(matches!(answer.status, 200 | 202), "{answer:?}");
+                    break;
+                }
+                Err(_) => connection = None,
+            }
+        }
+    }
+    for n in 0..POSTS {
+        assert_eq!(arrived.next(), Some(number(n)));
+    }
+    assert!(cut.load(Ordering::Relaxed) > POSTS / 10);
+    server.finish();
+    assert!(arrived.try_next().is_none());
 }

@@ -16,7 +16,7 @@ use super::relay::{Bounds, Relay, Relayed};
 use super::token::{KEY_BYTES, Key, Secret};
 use crate::config::Config;
 use crate::executor::Worker;
-use crate::hub::{Hub, Membership};
+use crate::hub::{Hub, Membership, SessionId};
 use crate::metrics::Tally;
 use crate::transport::Transport;
 
@@ -103,11 +103,31 @@ impl Desk {
         let nonce = u128::from_be_bytes(random());
         let token = self.key.sign(session, nonce)?;
         let secret = Secret { session: session.as_u64(), nonce };
-        let relay = Relay::new(self.bounds, hub.clock.clone());
+        let relay = Relay::new(self.bounds, hub.clock.clone(), hub.terms.kept());
         self.relays().insert(secret, Arc::clone(&relay));
         let watch = watch(Arc::clone(hub), Rc::clone(worker), Arc::clone(&relay), secret);
         host.host(Transport::Relay(Relayed::new(&relay)), membership, Box::pin(watch));
         Some((relay, token))
+    }
+
+    /// What is kept for each client, where that counts.
+    pub(crate) fn kept(&self) -> HashMap<u64, usize> {
+        let relays = self.relays();
+        let kept = relays.iter().map(|(secret, relay)| (secret.session, relay.counted()));
+        kept.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
+    /// Gives up what is kept for a client, because memory is short.
+    pub(crate) fn end_over_budget(&self, session: SessionId) {
+        let session = session.as_u64();
+        let found = self
+            .relays()
+            .iter()
+            .find(|(secret, _)| secret.session == session)
+            .map(|it| it.1.clone());
+        if let Some(relay) = found {
+            relay.abandon();
+        }
     }
 
     /// The relay of a session. `Err`: the token is none of ours; `Ok(None)`: the session has ended.
@@ -128,18 +148,29 @@ async fn watch(hub: Arc<Hub>, worker: Rc<Worker>, relay: Arc<Relay>, secret: Sec
     // However this ends: at the stop's deadline it is dropped.
     let _forget = Forget { desk, secret };
     let absence = hub.config.timeouts.poll_absence;
-    loop {
-        let now = worker.now();
-        let due = relay.absent_since().unwrap_or(now) + absence;
-        if due <= now && !relay.has_ended() {
-            relay.give_up();
-            relay.ended().await;
+    let watched = async {
+        while !relay.has_ended() {
+            let now = worker.now();
+            let due = match relay.absent_since() {
+                Some(since) if since + absence <= now && relay.give_up(since) => {
+                    return relay.ended().await;
+                }
+                Some(since) => since + absence,
+                None => now + absence,
+            };
+            future::or(relay.ended(), worker.sleep_until(due)).await;
         }
-        if relay.has_ended() {
-            break;
+    };
+    let stopped = async {
+        hub.shutdown.stopping().await;
+        // Who waits is told; who does not wait cannot come any more.
+        while !relay.has_ended() {
+            let changed = relay.listen();
+            relay.answer_for_absent();
+            future::or(relay.ended(), changed).await;
         }
-        future::or(relay.ended(), worker.sleep_until(due)).await;
-    }
+    };
+    future::or(watched, stopped).await;
     linger(desk, &hub, &worker, &relay).await;
 }
 

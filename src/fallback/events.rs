@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_lite::{Stream, stream};
 
 use super::present;
-use super::relay::{Found, Visit};
+use super::relay::{Carried, Found, Visit};
 use super::requests::late;
 use crate::executor::Worker;
 
@@ -54,6 +54,8 @@ pub(super) struct Events {
     ended: bool,
     /// The number of the last message that has been sent.
     last: u64,
+    /// The connection is the session's own.
+    _carried: Option<Carried>,
 }
 
 impl Events {
@@ -65,13 +67,25 @@ impl Events {
         last: u64,
     ) -> Self {
         let worker = Rc::clone(worker);
-        Self { visit, worker, window, token, named: false, begun: false, ended: false, last }
+        let (named, begun, ended, _carried) = (false, false, false, None);
+        Self { visit, worker, window, token, named, begun, ended, last, _carried }
+    }
+
+    /// On the connection that is the session's own, if it is.
+    pub(super) fn on(mut self, carried: Option<Carried>) -> Self {
+        self._carried = carried;
+        self
     }
 
     /// With the session's token in every id, because the URL does not have it.
     pub(super) fn named(mut self) -> Self {
         self.named = true;
         self
+    }
+
+    /// What a browser says when it has got this far and comes again.
+    fn id(&self, number: u64) -> String {
+        if self.named { format!("{}:{number}", self.token) } else { number.to_string() }
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
@@ -92,6 +106,8 @@ impl Events {
             present::field("event", "open", &mut out);
             let open = serde_json::json!({ "session_id": self.token, "cursor": self.last });
             present::field("data", &open.to_string(), &mut out);
+            // So that who is cut off before the first message comes back to this session.
+            present::field("id", &self.id(self.last), &mut out);
             out.push(b'\n');
             return Some(out.into());
         }
@@ -101,13 +117,7 @@ impl Events {
             match self.visit.look(self.last, PIECE_MESSAGES, PIECE_BYTES) {
                 Found::Messages(first, messages) => {
                     for (message, number) in messages.iter().zip(first..) {
-                        match self.named {
-                            true => {
-                                let id = format_args!("{}:{number}", self.token);
-                                present::event(message, id, &mut out);
-                            }
-                            false => present::event(message, format_args!("{number}"), &mut out),
-                        }
+                        present::event(message, &self.id(number), &mut out);
                         self.last = number;
                     }
                     return Some(out.into());

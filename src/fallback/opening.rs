@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::http::{HeaderMap, StatusCode};
 
 use super::requests::{Addressed, Call, error, refused};
-use crate::http::{IntoReply, Reply};
+use crate::http::{IntoReply, OriginPolicy, Reply};
 use crate::hub::Profile;
 use crate::session::Handler;
 
@@ -16,6 +16,13 @@ impl<H: Handler> Call<'_, H> {
         let hub = door.hub;
         if hub.shutdown.is_stopping() {
             return Err(error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+        }
+        // An image of another site's page has no Origin, but the user's cookies.
+        let foreign = self.request.header("sec-fetch-site") == Some("cross-site");
+        let any = matches!(hub.config.origins, OriginPolicy::Any);
+        if foreign && !any && self.request.header_bytes("origin").is_none() {
+            let why = "a page of another site may not open a session without saying which it is";
+            return Err(error(StatusCode::FORBIDDEN, why));
         }
         let target = path.unwrap_or(&self.desk.base);
         let request = self.request.with_target(target).map_err(|refusal| {

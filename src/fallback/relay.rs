@@ -7,15 +7,16 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use event_listener::{Event, EventListener};
 
-use super::assembly::{Assembly, Parcel};
+use super::assembly::{Assembly, Parcel, TooLong};
 use crate::executor::{Clock, Time};
-use crate::message::Message;
+use crate::message::{CloseCode, Message};
+use crate::outbox::Kept;
 use crate::ws::{CloseFrame, Opcode, close_payload};
 
 /// Bytes that wait between the session and what is kept, and as many in the other direction: what a pipe in
@@ -28,15 +29,29 @@ pub(super) struct Bounds {
     pub(super) messages: usize,
     /// Of payload; one message may go beyond.
     pub(super) bytes: usize,
-    /// The longest message.
+    /// The longest message that the session writes in several frames.
     pub(super) message_bytes: usize,
 }
+
+/// POSTs of one client that may wait for room: one, and those that a client has given up meanwhile.
+const WAITING_POSTS: usize = 4;
+
+/// A buffer that is empty is kept if it is no larger than this.
+const KEPT_BUFFER: usize = 4 * 1024;
+
+/// What a client is told whose session sent a message in several frames that nobody can keep.
+const TOO_LONG: &str = "message too long for a client without WebSocket";
 
 /// One session's.
 pub(super) struct Relay {
     state: Mutex<State>,
-    /// Something has changed that a request may wait for.
+    /// Something has changed that a poll or a stream may wait for.
     changed: Event,
+    /// There may be room for what is posted.
+    room: Event,
+    waiting_posts: AtomicUsize,
+    /// A connection that carries a poll or a stream is the session's, and counts nowhere else.
+    carried: AtomicBool,
     /// The session has ended.
     ended: AtomicBool,
     ending: Event,
@@ -62,8 +77,12 @@ struct State {
     close: Closing,
     /// Why the session's reads and writes fail.
     failed: Option<ErrorKind>,
+    /// The client has said goodbye: what it posts now nobody reads.
+    said_goodbye: bool,
     visitor: Option<Visitor>,
     visits: u64,
+    /// What is kept counts in the budget of all outboxes.
+    counted: Kept,
     /// When the client was here last.
     seen: Time,
 }
@@ -134,7 +153,7 @@ pub(super) enum Post {
 }
 
 impl Relay {
-    pub(super) fn new(bounds: Bounds, clock: Clock) -> Arc<Self> {
+    pub(super) fn new(bounds: Bounds, clock: Clock, counted: Kept) -> Arc<Self> {
         let seen = clock.coarse();
         Arc::new(Self {
             state: Mutex::new(State {
@@ -149,11 +168,16 @@ impl Relay {
                 first: 1,
                 close: Closing::Open,
                 failed: None,
+                said_goodbye: false,
                 visitor: None,
                 visits: 0,
+                counted,
                 seen,
             }),
             changed: Event::new(),
+            room: Event::new(),
+            waiting_posts: AtomicUsize::new(0),
+            carried: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             ending: Event::new(),
             bounds,
@@ -165,9 +189,22 @@ impl Relay {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hears of whatever a request may wait for, from now on.
+    /// Hears of whatever a poll or a stream may wait for, from now on.
     pub(super) fn listen(&self) -> EventListener {
         self.changed.listen()
+    }
+
+    /// Waits in the line of those who post; `None`: it is too long.
+    pub(super) fn queue(&self) -> Option<Queued<'_>> {
+        let before = self.waiting_posts.fetch_add(1, Ordering::AcqRel);
+        let queued = Queued(self);
+        (before < WAITING_POSTS).then_some(queued)
+    }
+
+    /// Takes the one connection that is the session's own; false if it has it already.
+    pub(super) fn carry(self: &Arc<Self>) -> Option<Carried> {
+        let taken = self.carried.swap(true, Ordering::AcqRel);
+        (!taken).then(|| Carried(Arc::clone(self)))
     }
 
     fn notify(&self) {
@@ -185,9 +222,34 @@ impl Relay {
         state.visitor.is_none().then_some(state.seen)
     }
 
-    /// The client has not come for too long.
-    pub(super) fn give_up(&self) {
-        self.fail(&mut self.lock(), ErrorKind::TimedOut);
+    /// The client is given up, if it has not come since then.
+    pub(super) fn give_up(&self, absent_since: Time) -> bool {
+        let mut state = self.lock();
+        let absent = state.visitor.is_none() && state.seen <= absent_since;
+        if absent {
+            self.fail(&mut state, ErrorKind::TimedOut);
+        }
+        absent
+    }
+
+    /// Memory is short, and this client has much of it.
+    pub(super) fn abandon(&self) {
+        let mut state = self.lock();
+        let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "server is short of memory");
+        self.drop_all(&mut state, close);
+        self.fail(&mut state, ErrorKind::OutOfMemory);
+    }
+
+    /// Nothing that the session has written is kept any more, but what the client is told of its end.
+    fn drop_all(&self, state: &mut State, close: CloseFrame) {
+        state.first += state.kept.len() as u64;
+        state.kept = VecDeque::new();
+        state.kept_bytes = 0;
+        state.down = VecDeque::new();
+        state.assembly = Assembly::default();
+        state.close = Closing::Said(Some(close));
+        state.recount();
+        self.notify();
     }
 
     fn fail(&self, state: &mut State, why: ErrorKind) {
@@ -195,6 +257,25 @@ impl Relay {
         let wakers = [state.session_reads.take(), state.session_writes.take()];
         wakers.into_iter().flatten().for_each(Waker::wake);
         self.notify();
+        self.room.notify(usize::MAX);
+    }
+
+    /// What the client's memory costs, as it is counted.
+    pub(super) fn counted(&self) -> usize {
+        self.lock().counted.own()
+    }
+
+    /// The server stops, and a client that is not waiting cannot come any more: its session need not wait for
+    /// it, if it has said goodbye.
+    pub(super) fn answer_for_absent(&self) {
+        let mut state = self.lock();
+        if state.visitor.is_none() {
+            self.pull(&mut state);
+            if let Closing::Said(close) = &state.close {
+                let close = close.clone();
+                self.close(&mut state, close.as_ref());
+            }
+        }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -251,6 +332,7 @@ impl Relay {
         }
         state.first += count;
         state.seen = self.clock.coarse();
+        state.recount();
         drop(state);
         if count > 0 {
             self.notify();
@@ -275,13 +357,15 @@ impl Relay {
                 return Post::OutOfOrder { expected: state.posts + 1 };
             }
         }
-        if state.failed.is_some() || self.has_ended() || !matches!(state.close, Closing::Open) {
+        let closing = state.said_goodbye || !matches!(state.close, Closing::Open);
+        if closing || state.failed.is_some() || self.has_ended() {
             return Post::Ended;
         }
         if !state.up.is_empty() && state.up.len() + frames.len() > PIPE {
             return Post::Full;
         }
         state.up.extend(frames);
+        state.recount();
         state.posts = number.unwrap_or(state.posts);
         let reader = state.session_reads.take();
         drop(state);
@@ -296,7 +380,9 @@ impl Relay {
     }
 
     fn close(&self, state: &mut State, close: Option<&CloseFrame>) {
-        if self.has_ended() {
+        // A session that fails has its reason.
+        let failed = state.failed.is_some() || self.has_ended();
+        if failed || std::mem::replace(&mut state.said_goodbye, true) {
             return;
         }
         let payload = close.map(close_payload).unwrap_or_default();
@@ -309,6 +395,8 @@ impl Relay {
     /// Puts together what the session has written, as far as there is room for it.
     fn pull(&self, state: &mut State) {
         let before = state.down.len();
+        // It was there before whatever is missing now.
+        let ended = self.has_ended();
         while state.kept.len() < self.bounds.messages
             && state.kept_bytes < self.bounds.bytes
             && matches!(state.close, Closing::Open)
@@ -319,22 +407,65 @@ impl Relay {
                     state.kept.push_back(message);
                 }
                 Ok(Some(Parcel::Close(close))) => state.close = Closing::Said(close),
+                Ok(None) if ended => {
+                    // Nobody says goodbye any more, nor finishes what has begun.
+                    state.assembly = Assembly::default();
+                    state.close = Closing::Said(None);
+                }
                 Ok(None) => break,
-                Err(_) => {
-                    state.down.clear();
+                Err(TooLong) => {
+                    let close = CloseFrame::new(CloseCode::TOO_BIG, TOO_LONG);
+                    self.drop_all(state, close);
                     self.fail(state, ErrorKind::FileTooLarge);
-                    break;
+                    return;
                 }
             }
+        }
+        if !matches!(state.close, Closing::Open) {
+            state.down = VecDeque::new();
         }
         if state.down.len() < before {
             state.session_writes.take().into_iter().for_each(Waker::wake);
         }
-        // Nobody says goodbye any more.
-        let silent = state.down.is_empty() && matches!(state.close, Closing::Open);
-        if silent && self.has_ended() {
-            state.close = Closing::Said(None);
+        state.recount();
+    }
+}
+
+impl State {
+    /// Something has been put in or taken out. What is empty holds no memory.
+    fn recount(&mut self) {
+        for buffer in [&mut self.up, &mut self.down] {
+            if buffer.is_empty() && buffer.capacity() > KEPT_BUFFER {
+                *buffer = VecDeque::new();
+            }
         }
+        let bytes = self.up.len() + self.down.len() + self.assembly.weight() + self.kept_bytes;
+        self.counted.set(self.kept.len(), bytes);
+    }
+}
+
+/// A POST that waits, or is about to.
+pub(super) struct Queued<'a>(&'a Relay);
+
+impl Queued<'_> {
+    /// Hears of room, from now on.
+    pub(super) fn listen(&self) -> EventListener {
+        self.0.room.listen()
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.waiting_posts.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The connection that carries a session's messages at a time.
+pub(super) struct Carried(Arc<Relay>);
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        self.0.carried.store(false, Ordering::Release);
     }
 }
 
@@ -396,6 +527,8 @@ impl Drop for Visit {
         if state.visitor == Some(self.visitor) {
             state.visitor = None;
             state.seen = self.relay.clock.coarse();
+            drop(state);
+            self.relay.notify();
         }
     }
 }
@@ -426,14 +559,16 @@ impl Relayed {
             return Poll::Pending;
         }
         let mut state = self.0.lock();
-        if let Some(why) = state.failed {
+        // What the client was told has been taken comes before its end.
+        if let Some(why) = state.failed.filter(|_| state.up.is_empty()) {
             return Poll::Ready(Err(why.into()));
         }
         let room = buffer.capacity() - buffer.len();
         let count = room.min(state.up.len());
         buffer.extend(state.up.drain(..count));
+        state.recount();
         drop(state);
-        self.0.notify();
+        self.0.room.notify(usize::MAX);
         Poll::Ready(Ok(count))
     }
 
@@ -458,6 +593,7 @@ impl Relayed {
             room -= part.len();
             count += part.len();
         }
+        state.recount();
         drop(state);
         self.0.notify();
         Poll::Ready(Ok(count))
@@ -468,9 +604,11 @@ impl Drop for Relayed {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.up = VecDeque::new();
+        state.recount();
         drop(state);
         self.0.ended.store(true, Ordering::Release);
         self.0.ending.notify(usize::MAX);
+        self.0.room.notify(usize::MAX);
         self.0.notify();
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ::http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue,
-    RETRY_AFTER,
+    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
 use ::http::{HeaderMap, Method, StatusCode};
 use futures_lite::future;
@@ -27,8 +27,9 @@ use crate::ws::CloseFrame;
 /// Messages in one answer, if the client does not want fewer.
 pub(super) const ANSWER_MESSAGES: usize = 1024;
 
-/// Bytes of messages in one answer: some round trips of a good line. A single message may be larger.
-pub(super) const ANSWER_BYTES: usize = 256 * 1024;
+/// Bytes of messages in one answer: what a line of 4 KiB per second carries before a client is given up that has
+/// asked for it. A single message may be larger.
+pub(super) const ANSWER_BYTES: usize = 64 * 1024;
 
 /// The client's token.
 pub(super) const SESSION: HeaderName = HeaderName::from_static("coracle-session");
@@ -104,6 +105,7 @@ impl<H: Handler> Call<'_, H> {
         // Even what is the same for all is for nobody else.
         let headers = reply.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if self.request.header_bytes("origin").is_some() {
             let exposed =
                 HeaderValue::from_static("coracle-session, coracle-cursor, coracle-close");
@@ -113,6 +115,9 @@ impl<H: Handler> Call<'_, H> {
     }
 
     async fn poll(&self, query: Query) -> Result<Reply, Reply> {
+        if query.session.is_none() && query.cursor.unwrap_or_default() > 0 {
+            return Err(bad_cursor(BadCursor::Ahead));
+        }
         let addressed = self.address(query.session, query.path.as_deref()).await?;
         let (relay, worker) = (&addressed.relay, self.door.worker);
         let cursor = match query.cursor {
@@ -127,7 +132,8 @@ impl<H: Handler> Call<'_, H> {
             let text = "another poll of this session waits: wait for its answer, or try again when it is over";
             return Err(error(StatusCode::CONFLICT, text));
         };
-        self.door.park();
+        let carried = relay.carry();
+        self.door.park(carried.is_some());
         let until = match addressed.opened {
             // So that the client has its token.
             Some(_) => worker.now(),
@@ -165,7 +171,9 @@ impl<H: Handler> Call<'_, H> {
     }
 
     async fn events(&self, query: Query) -> Result<Reply, Reply> {
-        let last = self.request.header("last-event-id").map(events::LastId::parse);
+        // What a browser says that has not got any.
+        let last = self.request.header("last-event-id").filter(|id| !id.is_empty());
+        let last = last.map(events::LastId::parse);
         let last = last.transpose().map_err(|why| error(StatusCode::BAD_REQUEST, why))?;
         let named = query.session.is_some();
         let (token, cursor) = match last {
@@ -173,6 +181,9 @@ impl<H: Handler> Call<'_, H> {
             Some(last) => (query.session.or(last.session), Some(last.cursor)),
             None => (query.session, query.cursor),
         };
+        if token.is_none() && cursor.unwrap_or_default() > 0 {
+            return Err(bad_cursor(BadCursor::Ahead));
+        }
         let addressed = self.address(token, query.path.as_deref()).await?;
         let relay = &addressed.relay;
         let cursor = match cursor.map(|cursor| relay.acknowledge(cursor).map(|()| cursor)) {
@@ -184,11 +195,13 @@ impl<H: Handler> Call<'_, H> {
         let Some(visit) = relay.visit(Downlink::Stream) else {
             return Err(gone());
         };
-        self.door.park();
+        let carried = relay.carry();
+        self.door.park(carried.is_some());
         self.desk.counts.streams.count();
         let window = self.door.hub.config.timeouts.poll_window;
         let stream = events::Events::new(visit, self.door.worker, window, addressed.token, cursor);
-        let mut reply = Reply::stream(if named { stream } else { stream.named() }.into_stream());
+        let stream = if named { stream } else { stream.named() };
+        let mut reply = Reply::stream(stream.on(carried).into_stream());
         let headers = reply.headers_mut();
         headers.extend(addressed.opened.unwrap_or_default());
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -199,6 +212,11 @@ impl<H: Handler> Call<'_, H> {
     }
 
     async fn send(&self, query: Query, body: &mut Body) -> Result<Reply, Reply> {
+        // Before anything is read: whoever has no session has nothing to say, and who sends is there.
+        let named = query.session.as_deref().map(|token| self.find(token)).transpose()?;
+        if let Some(relay) = &named {
+            relay.touch();
+        }
         let media = self.request.header("content-type").unwrap_or_default();
         let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let body = body.bytes().await.map_err(|why| bad_body(&why))?;
@@ -222,10 +240,18 @@ impl<H: Handler> Call<'_, H> {
             let why = format!("a message is longer than {most} bytes");
             return Err(error(StatusCode::PAYLOAD_TOO_LARGE, &why));
         }
-        let token = query.session.as_deref().or(posted.session.as_deref());
-        let relay = self.find(token.ok_or_else(unnamed)?)?;
+        if posted.messages > ANSWER_MESSAGES {
+            let why = format!("a post has more than {ANSWER_MESSAGES} messages");
+            return Err(error(StatusCode::PAYLOAD_TOO_LARGE, &why));
+        }
+        let relay = match named {
+            Some(relay) => relay,
+            None => self.find(posted.session.as_deref().ok_or_else(unnamed)?)?,
+        };
         acknowledge(&relay, query.cursor)?;
-        let until = self.door.worker.now() + self.door.hub.config.timeouts.poll_window;
+        // Before the time for a whole request is over.
+        let timeouts = &self.door.hub.config.timeouts;
+        let until = self.door.worker.now() + timeouts.poll_window.min(timeouts.request / 2);
         let counts = &self.desk.counts;
         match post(&relay, self.door.worker, query.seq, &posted.frames, until).await {
             Post::Taken => {
@@ -317,13 +343,16 @@ async fn post(
     frames: &[u8],
     until: Time,
 ) -> Post {
+    let Some(queued) = relay.queue() else {
+        return Post::Full;
+    };
     loop {
-        let changed = relay.listen();
+        let room = queued.listen();
         match relay.post(number, frames) {
             Post::Full => {}
             post => return post,
         }
-        if late(changed, worker, until).await {
+        if late(room, worker, until).await {
             return Post::Full;
         }
     }
@@ -386,7 +415,7 @@ fn bad_cursor(bad: BadCursor) -> Reply {
             error(StatusCode::BAD_REQUEST, "the cursor is ahead of what this session has been sent")
         }
         BadCursor::Behind => error(
-            StatusCode::CONFLICT,
+            StatusCode::PRECONDITION_FAILED,
             "the cursor is behind what has been acknowledged: what followed it is not kept any more",
         ),
     }

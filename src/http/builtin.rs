@@ -147,7 +147,13 @@ impl Builtin {
     }
 
     pub(super) fn found(self, method: &Method) -> Found<'static> {
-        let as_get = if method == Method::HEAD { &Method::GET } else { method };
+        let as_get = match self {
+            // What opens a session, or takes its messages, is not asked for in vain.
+            #[cfg(feature = "fallback")]
+            Self::Fallback(_) => method,
+            _ if method == Method::HEAD => &Method::GET,
+            _ => method,
+        };
         match self.methods() {
             methods if methods.contains(as_get) => Found::Builtin(self),
             methods => Found::Methods(methods.to_vec()),

@@ -132,12 +132,14 @@ impl<H: Handler> Door<'_, H> {
         }
     }
 
-    /// A long poll or an event stream of a session begins: the connection gives its place back until the answer has
-    /// been sent, because the session is counted, and the time for an answer is the endpoint's own affair.
-    #[allow(dead_code, reason = "for the endpoints of sessions")]
-    pub(crate) fn park(&self) {
+    /// A long poll or an event stream of a session begins: the time for an answer is the endpoint's own affair. If
+    /// the session is `counted` for this connection, it gives its place back until the answer has been sent.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn park(&self, counted: bool) {
         self.parked.set(true);
-        self.place.take();
+        if counted {
+            self.place.take();
+        }
     }
 
     /// A place among the connections with ordinary requests, if there is one. A proxy's are not counted for its
@@ -305,7 +307,7 @@ impl<H: Handler> Door<'_, H> {
 
     /// The end of what [`park`](Self::park) has begun. False: there is no place any more.
     fn return_to_place(&self) -> bool {
-        !self.parked.replace(false) || self.take_place()
+        !self.parked.replace(false) || self.place.borrow().is_some() || self.take_place()
     }
 
     /// Who answers, and whose pages may read it.

@@ -341,6 +341,7 @@ impl Request {
         let head = [self.method.as_str().as_bytes(), b" ", target.as_bytes(), after].concat();
         let mut request = Self::parse(head, self.peer, MAX_HEADERS)?;
         request.client = self.client;
+        request.hub = self.hub.clone();
         #[cfg(feature = "tls")]
         request.set_tls(self.tls.clone());
         Ok(request)

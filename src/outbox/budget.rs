@@ -1,5 +1,6 @@
 //! What may wait for all peers together.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Bounds, Buffered};
@@ -27,6 +28,8 @@ pub(crate) struct Terms {
     pub(super) published: Bounds,
     budget: usize,
     used: AtomicUsize,
+    /// What is kept for clients that come with requests, until they have acknowledged it.
+    kept: Arc<AtomicUsize>,
 }
 
 impl Terms {
@@ -34,7 +37,13 @@ impl Terms {
         let Bounds { messages, bytes } = bounds;
         let more = |n: usize| n.saturating_add(n / 4);
         let published = Bounds { messages: more(messages), bytes: more(bytes) };
-        Self { bounds, published, budget, used: AtomicUsize::new(0) }
+        Self { bounds, published, budget, used: AtomicUsize::new(0), kept: Arc::default() }
+    }
+
+    /// Where that is counted which is kept elsewhere than in an outbox.
+    #[cfg(feature = "fallback")]
+    pub(crate) fn kept(&self) -> Kept {
+        Kept { all: Arc::clone(&self.kept), own: 0 }
     }
 
     /// What waiting for one peer counts; `None` if it is not counted.
@@ -44,7 +53,7 @@ impl Terms {
 
     /// Bytes that wait, as far as they are counted.
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed).saturating_add(self.kept.load(Ordering::Relaxed))
     }
 
     pub(crate) fn budget(&self) -> usize {
@@ -71,5 +80,39 @@ impl Terms {
             (before, now) if now >= before => self.used.fetch_add(now - before, Ordering::Relaxed),
             (before, now) => self.used.fetch_sub(before - now, Ordering::Relaxed),
         };
+    }
+}
+
+/// What is kept for one client, counted among all.
+#[cfg(feature = "fallback")]
+#[derive(Debug)]
+pub(crate) struct Kept {
+    all: Arc<AtomicUsize>,
+    own: usize,
+}
+
+#[cfg(feature = "fallback")]
+impl Kept {
+    /// So many messages of so many bytes are kept now, and other bytes.
+    pub(crate) fn set(&mut self, messages: usize, bytes: usize) {
+        let now = weigh(Buffered { messages, bytes });
+        let now = if now > FREE { now } else { 0 };
+        match now.checked_sub(self.own) {
+            Some(more) => self.all.fetch_add(more, Ordering::Relaxed),
+            None => self.all.fetch_sub(self.own - now, Ordering::Relaxed),
+        };
+        self.own = now;
+    }
+
+    /// What it counts.
+    pub(crate) fn own(&self) -> usize {
+        self.own
+    }
+}
+
+#[cfg(feature = "fallback")]
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::Relaxed);
     }
 }

@@ -33,6 +33,8 @@ use crate::ws::CloseFrame;
 use backlog::{Backlog, Waiting};
 pub(crate) use backlog::{Form, Published};
 pub(crate) use batch::{Batch, KEPT_SMALL, MAX_SLICES, RAW_BATCH};
+#[cfg(feature = "fallback")]
+pub(crate) use budget::Kept;
 pub(crate) use budget::Terms;
 pub(crate) use deliver::Fate;
 pub use prepared::Prepared;

@@ -3,7 +3,7 @@
 //! not behind gets it in one piece.
 
 use std::cell::OnceCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -317,15 +317,25 @@ impl Hub {
 
     #[cold]
     fn relieve(&self) {
-        let counted = |it: &Arc<Member>| Terms::counted(it.outbox.buffered());
-        let mut members: Vec<_> =
-            self.members().into_iter().filter_map(|it| Some((counted(&it)?, it))).collect();
+        let kept = self.kept();
+        let counted = |it: &Arc<Member>| {
+            let outbox = Terms::counted(it.outbox.buffered()).unwrap_or_default();
+            outbox + kept.get(&it.id.as_u64()).copied().unwrap_or_default()
+        };
+        let members = self.members().into_iter().map(|it| (counted(&it), it));
+        let mut members: Vec<_> = members.filter(|(bytes, _)| *bytes > 0).collect();
         members.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
         // With some air, so that not every message has to look for the largest again.
         let enough = self.terms.budget() / 8 * 7;
         for (bytes, member) in members {
             if self.terms.used() <= enough {
                 return;
+            }
+            #[cfg(feature = "fallback")]
+            if let Some(desk) =
+                self.desk.as_ref().filter(|_| kept.contains_key(&member.id.as_u64()))
+            {
+                desk.end_over_budget(member.id);
             }
             if member.outbox.end_over_budget(&self.terms) {
                 Counts::add(&self.rooms.counts.over_budget, 1);
@@ -336,6 +346,18 @@ impl Hub {
                 );
             }
         }
+    }
+}
+
+impl Hub {
+    /// What is kept for clients that come with requests.
+    #[cfg_attr(not(feature = "fallback"), expect(clippy::unused_self, reason = "the feature does"))]
+    fn kept(&self) -> HashMap<u64, usize> {
+        #[cfg(feature = "fallback")]
+        if let Some(desk) = &self.desk {
+            return desk.kept();
+        }
+        HashMap::new()
     }
 }
 

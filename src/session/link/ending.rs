@@ -383,11 +383,15 @@ impl Link {
             io::ErrorKind::TimedOut if self.session.member().protocol().is_http() => {
                 Cause::PollTimeout
             }
+            io::ErrorKind::OutOfMemory if self.session.member().protocol().is_http() => {
+                Cause::OverBudget
+            }
             kind => Cause::Io(kind),
         };
         // It is our own rule how often a key may be used.
         let by = match cause {
-            Cause::Io(io::ErrorKind::QuotaExceeded) => Side::Server,
+            Cause::Io(io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
+            | Cause::OverBudget => Side::Server,
             _ => Side::Peer,
         };
         let timer = (cause == Cause::PollTimeout).then_some(Timer::PollAbsence);
