@@ -60,6 +60,14 @@ fn what_was_kept_is_there_after_a_restart_and_the_ids_go_on() {
     server.finish();
 }
 
+// Here what is missed comes from three places: the database, what waits for it, and what is new.
+#[test]
+fn who_comes_back_gets_exactly_what_was_missed_while_others_go_on_publishing() {
+    let scratch = Scratch::new("history");
+    let path = scratch.path("history.db");
+    come_and_go(options().group(16).messages(100_000).open(&path).unwrap());
+}
+
 #[test]
 fn a_stop_keeps_what_is_on_the_way_and_the_report_counts_it() {
     let scratch = Scratch::new("history");

@@ -1,10 +1,13 @@
 //! What the tests of history share: a server whose clients join with a replay.
 #![allow(dead_code, unreachable_pub, reason = "no test file uses everything")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use coracle::history::{Resume, Since, Store};
 use coracle::{Builder, History, Message, Server, Session};
 
-use super::support::{Raw, TEXT, within};
+use super::support::{Raw, TEXT, eventually, start, within};
 
 /// Does what clients ask for: `join ROOM EPOCH ID` (`-`: for the first time), `leave ROOM`, `say ROOM`. Who joins is
 /// told `joined recovered|lost REPLAYED POSITION` between what it missed and what is new.
@@ -51,6 +54,72 @@ pub fn publish(history: &History, room: &str, expected: std::ops::RangeInclusive
         let published = within(history.publish(room, |id| format!("{id} in {room}"))).unwrap();
         assert_eq!(published.id, expected);
     }
+}
+
+/// Four come and go, and each time name the last id that they have seen, while two publish: each gets each message
+/// once, in order.
+pub fn come_and_go(store: impl Store) {
+    const MESSAGES: u64 = 4000;
+    const LEAD: u64 = 200;
+    const READERS: usize = 4;
+    let server = start(serving(store).configure(|config| {
+        config.history.replay_messages = 100_000;
+        config.history.page_messages = 64;
+    }));
+    let history = server.handle.history().unwrap();
+    let epoch = history.epoch();
+    // How far each reader had come after its last visit. Nobody is left behind by more than `LEAD`, so that each
+    // has to come many times.
+    let progress: Arc<[AtomicU64; READERS]> = Arc::default();
+    let publishers: Vec<_> = (0..2)
+        .map(|_| {
+            let (history, progress) = (history.clone(), Arc::clone(&progress));
+            std::thread::spawn(move || {
+                for _ in 0..MESSAGES / 2 {
+                    let slowest = || progress.iter().map(|it| it.load(Ordering::SeqCst)).min();
+                    eventually("the readers come", || {
+                        history.last_id("quay") < slowest().unwrap() + LEAD
+                    });
+                    within(history.publish("quay", |id| format!("{id} news"))).unwrap();
+                }
+            })
+        })
+        .collect();
+    // Each comes and goes as fast as it can, at whatever point that is.
+    let readers: Vec<_> = (0..READERS)
+        .map(|reader| {
+            let (addr, progress) = (server.addr(), Arc::clone(&progress));
+            std::thread::spawn(move || {
+                let (mut seen, mut visits) = (0, 0);
+                while seen < MESSAGES {
+                    let mut client = Raw::connect(addr);
+                    client.upgrade();
+                    client.send_frame(TEXT, format!("join quay {epoch} {seen}").as_bytes());
+                    visits += 1;
+                    let stay = seen + 1 + (visits * 37 + reader as u64 * 11) % (LEAD / 2);
+                    let mut told = false;
+                    while !told || (seen < stay && seen < MESSAGES) {
+                        let text = client.expect_text();
+                        if let Some(joined) = text.strip_prefix("joined ") {
+                            assert!(joined.starts_with("recovered "), "{text} after {seen}");
+                            assert!(joined.ends_with(&format!(" {seen}")), "{text} after {seen}");
+                            told = true;
+                        } else {
+                            assert_eq!(id(&text), seen + 1, "each once, in order");
+                            seen += 1;
+                        }
+                    }
+                    client.reset();
+                    progress[reader].store(seen, Ordering::SeqCst);
+                }
+                visits
+            })
+        })
+        .collect();
+    publishers.into_iter().for_each(|it| it.join().unwrap());
+    let visits: u64 = readers.into_iter().map(|it| it.join().unwrap()).sum();
+    assert!(visits >= READERS as u64 * (MESSAGES / (LEAD + 2)), "{visits}");
+    server.finish();
 }
 
 impl Raw {
