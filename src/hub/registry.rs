@@ -7,7 +7,7 @@ use slab::Slab;
 
 use crate::metrics::{Census, Totals};
 
-/// Places that are looked at under one lock, while all sessions are summed up: some 20 µs, which somebody who
+/// Places that are looked at under one lock, while all sessions are summed up: some 15 µs, which somebody who
 /// comes or goes may have to wait.
 #[cfg(feature = "metrics")]
 const WALK: usize = 256;
