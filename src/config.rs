@@ -102,6 +102,8 @@ pub struct Config {
     pub fallbacks: Option<Fallbacks>,
     /// Who answers requests that are no WebSocket handshake. Default `None`: they get a 426 or a 405.
     pub routes: Option<Routes>,
+    /// Whether the browser's side is served at `/coracle.js`. Default no.
+    pub browser_module: bool,
     /// Whether `GET /healthz` and `GET /readyz` are answered. Default no.
     pub health: bool,
     /// Where the HTTP endpoints are described, for example `/openapi.json`. Default `None`: nowhere.
@@ -132,6 +134,7 @@ impl Default for Config {
             #[cfg(feature = "fallback")]
             fallbacks: None,
             routes: None,
+            browser_module: false,
             health: false,
             #[cfg(feature = "json")]
             openapi: None,

@@ -11,7 +11,7 @@ mod example;
 mod secure;
 mod support;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
 use example::{Example, path};
@@ -168,6 +168,36 @@ fn broadcast_lets_listeners_hear_what_speakers_say_with_a_room_and_without() {
         }
         example.finish();
     }
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn attached_app_publishes_what_is_posted_and_is_stopped_by_a_route() {
+    let example = Example::start("attached_app", Stdio::null());
+    let mut listener = Raw::connect(example.address());
+    listener.send(handshake("/rooms/lobby").as_bytes());
+    assert!(listener.read_head().starts_with("HTTP/1.1 101 "));
+    let post = |target: &str, body: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    // The session is in its room when it has opened, which the 101 does not say.
+    let mut client = Raw::connect(example.address());
+    let said = r#"{"room":"lobby","members":1}"#;
+    eventually("the listener is there", || {
+        client.send(post("/rooms/lobby", r#"{"text":"hello"}"#).as_bytes());
+        assert!(client.read_head().starts_with("HTTP/1.1 202 "));
+        let mut body = vec![0; said.len()];
+        client.stream.read_exact(&mut body).unwrap();
+        body == said.as_bytes()
+    });
+    assert_eq!(listener.expect_text(), "hello");
+    let stopped = client.ask(post("/stop", "").as_bytes());
+    assert!(stopped.ends_with("it stops\n"), "{stopped}");
+    listener.expect_close(1001);
+    example.finish();
 }
 
 #[test]

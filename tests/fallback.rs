@@ -703,3 +703,35 @@ fn many_sessions_come_and_go_and_nothing_is_left() {
     assert_eq!(server.handle.sessions().count(), 0);
     server.finish();
 }
+
+#[test]
+fn the_browsers_module_is_there_if_it_is_asked_for_and_is_fetched_once() {
+    let server = start(echo().configure(|config| config.browser_module = true));
+    let mut http = Http::connect(server.addr()).unwrap();
+    let module = http.get("/coracle.js");
+    module.expect(200);
+    assert_eq!(module.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert!(String::from_utf8_lossy(&module.body).contains("export function connect"));
+    let known = format!("If-None-Match: {}\r\n", module.header("etag").unwrap());
+    assert_eq!(http.try_ask("GET", "/coracle.js", &known, b"").unwrap().status, 304);
+    server.finish();
+    let server = start(echo());
+    assert_eq!(Http::connect(server.addr()).unwrap().get("/coracle.js").status, 404);
+    server.finish();
+}
+
+#[test]
+fn the_description_has_the_requests_of_clients_without_websocket() {
+    let server = start(echo().openapi("/openapi.json"));
+    let description = Http::connect(server.addr()).unwrap().get("/openapi.json").json();
+    for (path, method) in [
+        ("/ws/poll", "get"),
+        ("/ws/events", "get"),
+        ("/ws/send", "post"),
+        ("/ws/ack", "post"),
+        ("/ws/close", "post"),
+    ] {
+        assert!(description["paths"][path][method]["responses"].is_object(), "{path}");
+    }
+    server.finish();
+}

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use coracle::{Body, Builder, Closures, OriginPolicy, Reply, Request, Routes, Server, Shutdown};
+use coracle::{Body, Builder, Closures, OriginPolicy, Reply, Request, Routes, Server};
 use http::{Client, get, request};
 use support::*;
 
@@ -105,16 +105,11 @@ fn a_request_that_does_not_finish_is_cut_by_the_deadline_of_the_stop() {
 
 #[test]
 fn a_route_may_stop_the_server() {
-    let stop = std::sync::Arc::new(std::sync::OnceLock::<Shutdown>::new());
-    let routes = {
-        let stop = stop.clone();
-        Routes::new().post("/stop", async move |_: &Request, _: &mut Body| {
-            stop.get().unwrap().request_stop();
-            "stopping"
-        })
-    };
-    let server = start(Server::builder().routes(routes).health());
-    stop.set(server.handle.shutdown()).unwrap();
+    let routes = Routes::new().post("/stop", async |request: &Request, _: &mut Body| {
+        request.shutdown().request_stop();
+        "stopping"
+    });
+    let server = start(Server::builder().routes(routes));
     let mut session = server.client();
     let mut client = Client::of(&server);
     client.send(request("POST", "/stop", ""));

@@ -12,8 +12,10 @@
 //! | `relay` | keeps what the client has not acknowledged; hands over what it posts |
 //! | `assembly` | the session's bytes, in whole messages again |
 //! | `present` | messages as JSON and as events |
+//! | `describe` | all this for OpenAPI |
 
 mod assembly;
+mod describe;
 mod desk;
 mod events;
 mod opening;

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::body::Body;
 use super::front::Door;
+use super::module;
 #[cfg(feature = "json")]
 use super::openapi::{self, Described, response};
 use super::reply::{IntoReply, Reply};
@@ -29,6 +30,8 @@ pub(crate) enum Builtin {
     Live,
     /// Further sessions are welcome.
     Ready,
+    /// The browser's side.
+    Module,
     /// A client without WebSocket.
     #[cfg(feature = "fallback")]
     Fallback(Asked),
@@ -51,7 +54,7 @@ impl Builtin {
         if config.openapi.is_some() {
             return true;
         }
-        config.health
+        config.health || config.browser_module
     }
 
     /// What is at this path, of what is switched on.
@@ -63,6 +66,7 @@ impl Builtin {
         match path {
             Self::LIVE if config.health => Some(Self::Live),
             Self::READY if config.health => Some(Self::Ready),
+            module::PATH if config.browser_module => Some(Self::Module),
             #[cfg(feature = "json")]
             path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
             _ => None,
@@ -73,6 +77,17 @@ impl Builtin {
     #[cfg(feature = "json")]
     pub(super) fn described(config: &Config) -> Vec<Described> {
         let mut all = Vec::new();
+        #[cfg(feature = "fallback")]
+        if let Some(fallbacks) = &config.fallbacks {
+            all.extend(fallbacks.described());
+        }
+        if config.browser_module {
+            let operation = json!({
+                "summary": "The browser's side, an ES module.",
+                "responses": { "200": response("It."), "304": response("The browser has it already.") },
+            });
+            all.push(Described { path: module::PATH.into(), method: Method::GET, operation });
+        }
         if config.health {
             for (path, summary, good, bad) in [
                 (Self::LIVE, "Whether the server is there.", "It is.", None),
@@ -97,7 +112,7 @@ impl Builtin {
     /// What it is asked with; a HEAD is answered like a GET.
     pub(crate) fn methods(self) -> &'static [Method] {
         match self {
-            Self::Live | Self::Ready => &[Method::GET],
+            Self::Live | Self::Ready | Self::Module => &[Method::GET],
             #[cfg(feature = "fallback")]
             Self::Fallback(asked) => asked.methods(),
             #[cfg(feature = "json")]
@@ -114,10 +129,11 @@ impl Builtin {
     }
 
     /// The answer. The origin is one that is allowed.
+    #[allow(clippy::unused_async, reason = "most endpoints wait for something")]
     pub(super) async fn answer<H: Handler>(
         self,
         door: &Door<'_, H>,
-        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] request: &Request,
+        request: &Request,
         #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] body: &mut Body,
     ) -> Reply {
         match self {
@@ -134,6 +150,7 @@ impl Builtin {
                 health(StatusCode::SERVICE_UNAVAILABLE, "full\n")
             }
             Self::Ready => health(StatusCode::OK, "ready\n"),
+            Self::Module => module::answer(request),
             #[cfg(feature = "json")]
             Self::OpenApi => Reply::json(&openapi::document(&door.hub.config)),
         }

@@ -293,7 +293,7 @@ impl<'t> Conn<'t> {
         // Whoever has asked for something that has an end gets it, also if he has nothing more to say.
         let at_end = if length.is_some() { AtEnd::GoOn } else { AtEnd::Drop };
         let mut left = length;
-        loop {
+        while left != Some(0) {
             let next = AssertUnwindSafe(parts.next()).catch_unwind();
             let mut next = match self.attend(door, Time::NEVER, at_end, next).await? {
                 Ok(next) => next.transpose(),
@@ -345,7 +345,7 @@ impl<'t> Conn<'t> {
                     let bytes = bytes.get(..fits).unwrap_or_default();
                     self.write(door, [bytes, &[], &[]]).await?;
                     if *left == 0 {
-                        return Ok(());
+                        break;
                     }
                 }
                 // An empty chunk would be the end.
@@ -368,6 +368,7 @@ impl<'t> Conn<'t> {
                 };
             }
         }
+        Ok(())
     }
 
     /// Nothing more is sent.

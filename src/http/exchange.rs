@@ -110,11 +110,14 @@ impl<H: Handler> Door<'_, H> {
                 future::yield_now().await;
             }
             let next = match self.next_head(&mut conn).await {
-                Ok(Some(head)) => self.read_request(
-                    head,
-                    #[cfg(feature = "tls")]
-                    tls.clone(),
-                ),
+                Ok(Some(head)) => {
+                    let request = self.read_request(
+                        head,
+                        #[cfg(feature = "tls")]
+                        tls.clone(),
+                    );
+                    request.map_err(Outcome::from)
+                }
                 Ok(None) => {
                     conn.close_write().await;
                     return None;

@@ -349,9 +349,10 @@ impl<'a, H: Handler> Door<'a, H> {
         &self,
         head: Vec<u8>,
         #[cfg(feature = "tls")] tls: Option<crate::tls::TlsInfo>,
-    ) -> Result<Request, Outcome> {
+    ) -> Result<Request, Refusal> {
         self.head_only.set(false);
         let mut request = Request::parse(head, self.peer, MAX_HEADERS)?;
+        request.set_hub(self.hub);
         #[cfg(feature = "tls")]
         request.set_tls(tls);
         let proxies = &self.hub.config.proxies;

@@ -36,8 +36,9 @@ pub(crate) mod forwarded;
 pub(crate) mod front;
 pub(crate) mod handover;
 pub(crate) mod head;
+mod module;
 #[cfg(feature = "json")]
-mod openapi;
+pub(crate) mod openapi;
 pub(crate) mod origin;
 pub(crate) mod refusal;
 pub(crate) mod reply;

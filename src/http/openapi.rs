@@ -30,11 +30,11 @@ pub(super) fn document(config: &Config) -> Value {
 }
 
 /// One of the server's own endpoints.
-pub(super) struct Described {
-    pub(super) path: String,
-    pub(super) method: Method,
+pub(crate) struct Described {
+    pub(crate) path: String,
+    pub(crate) method: Method,
     /// An Operation Object (OpenAPI 3.1.0 section 4.8.10).
-    pub(super) operation: Value,
+    pub(crate) operation: Value,
 }
 
 fn of_routes(routes: &Routes, paths: &mut Map<String, Value>) {

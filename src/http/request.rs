@@ -12,7 +12,10 @@ use super::authority::Authority;
 use super::body;
 use super::refusal::{Refusal, quote};
 use super::token;
+use crate::hub::{Hub, Rooms};
 use crate::paths::Pattern;
+use crate::session::Sessions;
+use crate::shutdown::Shutdown;
 #[cfg(feature = "tls")]
 use crate::tls::TlsInfo;
 use crate::transport::{ClientName, Peer};
@@ -41,6 +44,8 @@ pub struct Request {
     client: Option<IpAddr>,
     /// The pattern by which the path was found, if there are several.
     pattern: OnceLock<Arc<Pattern>>,
+    /// The server that it came to; none for those that the parts of the machine are tried with.
+    hub: Option<Arc<Hub>>,
     #[cfg(feature = "tls")]
     tls: Option<TlsInfo>,
 }
@@ -152,6 +157,45 @@ impl Request {
     #[must_use]
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.client
+    }
+
+    /// The rooms of the server, to publish to them.
+    ///
+    /// # Panics
+    ///
+    /// Never: every request that an application gets to see has come to a server.
+    #[must_use]
+    pub fn rooms(&self) -> Rooms {
+        Rooms::new(self.hub())
+    }
+
+    /// The open sessions of the server.
+    ///
+    /// # Panics
+    ///
+    /// Never, as of [`rooms`](Self::rooms).
+    #[must_use]
+    pub fn sessions(&self) -> Sessions {
+        Sessions::new(self.hub())
+    }
+
+    /// The stop signal of the server: a route may stop it.
+    ///
+    /// # Panics
+    ///
+    /// Never, as of [`rooms`](Self::rooms).
+    #[must_use]
+    pub fn shutdown(&self) -> Shutdown {
+        self.hub().shutdown.clone()
+    }
+
+    fn hub(&self) -> Arc<Hub> {
+        Arc::clone(self.hub.as_ref().expect("a request has come to a server"))
+    }
+
+    /// It has come to this server.
+    pub(crate) fn set_hub(&mut self, hub: &Arc<Hub>) {
+        self.hub = Some(Arc::clone(hub));
     }
 
     /// Where it is kept by which pattern the path was found.
@@ -277,6 +321,7 @@ impl Request {
             peer,
             client: peer.ip(),
             pattern: OnceLock::new(),
+            hub: None,
             #[cfg(feature = "tls")]
             tls: None,
             head,

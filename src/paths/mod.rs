@@ -228,7 +228,8 @@ impl Session {
 }
 
 impl Request {
-    /// The same as [`Session::param`], for the accept hook of a handler in [`Paths`].
+    /// The same as [`Session::param`], for the accept hook of a handler in [`Paths`], and for
+    /// [`Routes`](crate::Routes).
     #[must_use]
     pub fn param(&self, name: &str) -> Option<Cow<'_, str>> {
         self.pattern().get()?.param(self.path(), name)

@@ -359,6 +359,13 @@ impl<H> Builder<H> {
         self
     }
 
+    /// Serves the browser's side of this crate, one ES module, at `/coracle.js`; without this call there is
+    /// none. See [browser](crate::docs::browser).
+    pub fn browser_module(mut self) -> Self {
+        self.config.browser_module = true;
+        self
+    }
+
     /// Answers `GET /healthz` with 200 for as long as the server lives, and `GET /readyz` with 200 while it takes
     /// further sessions: 503 while it stops, and when there are as many as there may be
     /// ([`Limits::sessions`](crate::config::Limits::sessions)).

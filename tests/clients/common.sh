@@ -78,6 +78,25 @@ find_websockets() {
     fi
 }
 
+# Sets `validator`, a Python that has openapi-spec-validator, or skips.
+find_validator() {
+    if ! installed python3; then
+        skip "openapi-spec-validator" "python3 is not installed"
+        return 1
+    fi
+    validator=$work/venv-openapi/bin/python
+    log=$work/pip-openapi.log
+    if ! "$validator" -c 'import openapi_spec_validator' 2>/dev/null; then
+        python3 -m venv "$work/venv-openapi" >"$log" 2>&1 &&
+            "$validator" -m pip install --quiet --disable-pip-version-check \
+                openapi-spec-validator >>"$log" 2>&1
+    fi
+    if ! "$validator" -c 'import openapi_spec_validator' 2>/dev/null; then
+        skip "openapi-spec-validator" "cannot be installed, see $log"
+        return 1
+    fi
+}
+
 # Sets `ws`, the path of the npm package, and `ws_version`, or skips.
 find_ws() {
     if ! installed node || ! installed npm; then
