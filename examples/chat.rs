@@ -64,6 +64,7 @@ fn serve() -> Result<(), BoxError> {
             config.limits.room_members = MEMBERS;
         })
         .fallbacks(Fallbacks::new())
+        .browser_module()
         .rates(|_| {
             let messages = Rate::per_second(MESSAGES_PER_SECOND).with_burst(MESSAGES_AT_ONCE);
             Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited)
@@ -190,7 +191,6 @@ fn page(path: &str) -> Response {
         "/" => ("text/html", include_str!("chat/page.html")),
         "/page.css" => ("text/css", include_str!("chat/page.css")),
         "/page.js" => ("text/javascript", include_str!("chat/page.js")),
-        "/coracle.js" => ("text/javascript", include_str!("../assets/coracle.js")),
         path if wire::room(path).is_some() => ("text/html", include_str!("chat/page.html")),
         _ => return no_page(),
     };
