@@ -105,7 +105,7 @@ const DEFAULTS = {
 const EVENTS = ["open", "message", "typed", "close", "state", "transport", "recovered", "lost", "error"];
 
 const POLL = 25_000; // ms: the server answers after 10 s, and a proxy may be slow
-const POST = 10_000; // ms for any other request
+const POST = 20_000; // ms for any other request: the server waits for 10 s until a message is taken
 const FLUSH = 5_000; // ms in which a session that is closed may send what waits
 const SILENCE = 45_000; // ms: a stream that is silent for so long may be dead, and is opened anew
 const STEADY_STREAM = 1_000; // ms: one that ends sooner, and without a message, is no use

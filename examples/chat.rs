@@ -12,16 +12,16 @@
 //! name: put something in front of it that asks who it is before you leave it to the world.
 //!
 //! `chat/wire.rs` has the messages, `chat/room.rs` the history, `chat/page.*` is what the browser gets, with
-//! `/coracle.js`, by which the page keeps its connection.
+//! `/coracle.js`, by which the page keeps its connection, also where no WebSocket passes.
 
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle::config::{Inbound, Rate};
 use coracle::{
-    Body, BoxError, BytesPerSecond, CloseCode, JoinError, Message, PresenceChange, PresenceEvent,
-    Publication, Rates, Request, Response, Routes, SendError, Server, Session, Unlimited, Upgrade,
-    http_types,
+    Body, BoxError, BytesPerSecond, CloseCode, Fallbacks, JoinError, Message, PresenceChange,
+    PresenceEvent, Publication, Rates, Request, Response, Routes, SendError, Server, Session,
+    Unlimited, Upgrade, http_types,
 };
 
 use room::{Archive, Visit};
@@ -63,6 +63,8 @@ fn serve() -> Result<(), BoxError> {
             config.limits.message_bytes = wire::MESSAGE_BYTES;
             config.limits.room_members = MEMBERS;
         })
+        .fallbacks(Fallbacks::new())
+        .browser_module()
         .rates(|_| {
             let messages = Rate::per_second(MESSAGES_PER_SECOND).with_burst(MESSAGES_AT_ONCE);
             Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited)
@@ -189,7 +191,6 @@ fn page(path: &str) -> Response {
         "/" => ("text/html", include_str!("chat/page.html")),
         "/page.css" => ("text/css", include_str!("chat/page.css")),
         "/page.js" => ("text/javascript", include_str!("chat/page.js")),
-        "/coracle.js" => ("text/javascript", include_str!("../assets/coracle.js")),
         path if wire::room(path).is_some() => ("text/html", include_str!("chat/page.html")),
         _ => return no_page(),
     };

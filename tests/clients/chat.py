@@ -257,7 +257,8 @@ def blocked(server, browser):
     for page, name in people:
         page.connected(name)
         page.here(f"{name} sees all three", ["Fay", "Fred", "Hal"])
-    for page, name, way in [(fails, "Fay", "an event stream"), (hangs, "Hal", "an event stream"), (free, "Fred", "WebSocket")]:
+    ways = ["an event stream", "an event stream", "WebSocket"]
+    for (page, name), way in zip(people, ways):
         page.until(f"{name} is there by {way}", f"document.querySelector('#status').title === 'by {way}'")
     for number in range(10):
         for page, name in people:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Two people in the example chat, in headless Chromium: they talk, one reloads, the server goes away and
-# comes back.
+# comes back; and others who have no WebSocket, by the server's fallbacks.
 #
 #   tests/clients/chat.sh                              builds the example
 #   tests/clients/chat.sh --server PATH/TO/chat        takes one that has been built
@@ -37,6 +37,9 @@ if ! find_browser; then
 elif ! installed python3; then
     skip "chat in Chromium" "python3, which drives it, is not installed"
 else
+    log=$work/chat-blocked.log
+    timeout 300 python3 "$here/chat.py" --blocked "$server" "$browser" "$work/chat-profile" >"$log" 2>&1
+    verdict "chat: without WebSocket in $browser_version, headless" $? "$log"
     log=$work/chat.log
     timeout 300 python3 "$here/chat.py" "$server" "$browser" "$work/chat-profile" \
         ${pictures:+"$pictures"} >"$log" 2>&1
