@@ -937,7 +937,13 @@ class HttpLink {
             this.#seq -= 1;
             this.#batch = null;
             this.#host.trouble(this, new Error(`the server does not take a message: ${sentenceOf(answer)}`));
-        } else if (status === 401 || status === 403 || status === 409 || status === 410) {
+        } else if (status === 410) {
+            // It is ending: what it has left to say comes by the poll or the stream, and behind that how it ended.
+            batch.since ||= now();
+            if (this.#isTooLong(batch.since)) return;
+            batch.tries += 1;
+            await this.#pause(backoff(batch.tries));
+        } else if (status === 401 || status === 403 || status === 409) {
             this.#end(failure(`the session is over: ${sentenceOf(answer)}`, status));
         } else if (status === 503 || status === 429) {
             // It is there, and takes no more for now: that may last.
