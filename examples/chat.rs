@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use coracle::config::{Inbound, Rate};
+use coracle::http_types::{HeaderValue, Method, header};
 use coracle::{
     Body, BoxError, BytesPerSecond, CloseCode, Fallbacks, JoinError, Message, PresenceChange,
     PresenceEvent, Publication, Rates, Request, Response, Routes, SendError, Server, Session,
@@ -70,9 +71,7 @@ fn serve() -> Result<(), BoxError> {
             Rates::new(BytesPerSecond::new(BYTES_PER_SECOND), Unlimited)
                 .with_inbound(Inbound::pause().with_messages(messages))
         })
-        .routes(
-            Routes::new().fallback(async |request: &Request, _: &mut Body| page(request.path())),
-        )
+        .routes(Routes::new().fallback(async |request: &Request, _: &mut Body| page(request)))
         .on_accept(async |request: &Request| match wire::room(request.path()) {
             Some(room) => Ok(Upgrade::new().data(Visitor { room, place: Mutex::default() })),
             None => Err(no_page()),
@@ -186,8 +185,14 @@ fn tell(session: &Session, event: &Event<'_>) {
     }
 }
 
-fn page(path: &str) -> Response {
-    let (kind, body) = match path {
+fn page(request: &Request) -> Response {
+    // A fallback is asked for every method.
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut response = answer(405, "text/plain", "Pages are for GET\n");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let (kind, body) = match request.path() {
         "/" => ("text/html", include_str!("chat/page.html")),
         "/page.css" => ("text/css", include_str!("chat/page.css")),
         "/page.js" => ("text/javascript", include_str!("chat/page.js")),
