@@ -36,6 +36,10 @@ fn serve() -> Result<(), BoxError> {
     common::log_to(None)?;
     let numbers = args.value("--numbers").unwrap_or("127.0.0.1:9002").to_owned();
     let orders = Family::<Labels, Counter>::default();
+    // A series that is there from the beginning has a first increase, too.
+    for drink in DRINKS {
+        orders.get_or_create(&[("drink", drink)]).inc_by(0);
+    }
     let counted = orders.clone();
     Server::builder()
         .bind(args.address())
@@ -49,11 +53,11 @@ fn serve() -> Result<(), BoxError> {
             session.send(message).await
         })
         .run_with(|server| {
-            common::ready(server);
             // In the order in which they were asked for.
             if let Some(numbers) = server.local_addrs().get(1) {
                 eprintln!("numbers at http://{numbers}/metrics");
             }
+            common::ready(server);
         })?;
     Ok(())
 }

@@ -479,7 +479,6 @@ fn what_is_kept_and_what_is_not_is_counted() {
         ("coracle_history_commits_total", 3),
         ("coracle_history_trimmed_total", 1),
         ("coracle_history_trims_failed_total", 0),
-        ("coracle_publications_total", 4),
     ]);
     server.finish();
 }
