@@ -6,6 +6,9 @@
 
 #[path = "support/example.rs"]
 mod example;
+#[cfg(any(feature = "fallback", feature = "metrics"))]
+#[path = "support/polling.rs"]
+mod polling;
 #[cfg(feature = "tls")]
 #[path = "support/secure.rs"]
 mod secure;
@@ -231,6 +234,70 @@ fn attached_app_publishes_what_is_posted_and_is_stopped_by_a_route() {
     let stopped = client.ask(post("/stop", "").as_bytes());
     assert!(stopped.ends_with("it stops\n"), "{stopped}");
     listener.expect_close(1001);
+    example.finish();
+}
+
+#[cfg(feature = "fallback")]
+#[test]
+fn long_poll_has_clients_with_and_without_a_websocket_in_one_room() {
+    use polling::Polling;
+
+    let mut example = Example::start("long_poll", Stdio::null());
+    let address = example.place.strip_prefix("http://").and_then(|it| it.strip_suffix("/ws/poll"));
+    let address = address.expect("it says where to poll").parse().unwrap();
+    let mut listener = Raw::connect(address);
+    listener.upgrade();
+    let mut client = Polling::open(address);
+    client.send("hello from curl");
+    assert_eq!(client.texts(1), ["hello from curl"]);
+    assert_eq!(listener.expect_text(), "hello from curl");
+    listener.send_frame(TEXT, b"hello back");
+    assert_eq!(client.texts(1), ["hello back"]);
+    assert_eq!(listener.expect_text(), "hello back");
+    let close = client.target("close", "&code=1000");
+    client.http.post(&close, "text/plain", "").expect(204);
+    // It says there how each session has ended.
+    let mut said = String::new();
+    example.stdout.read_line(&mut said).unwrap();
+    assert!(said.contains("(HTTP): "), "{said}");
+    example.signal(Signal::TERM);
+    listener.expect_close(1001);
+    example.stdout.read_to_string(&mut said).unwrap();
+    assert!(said.contains("(WebSocket): "), "{said}");
+    assert!(said.ends_with("stopped: 1 sessions drained, 0 cut\n"), "{said}");
+    example.finish();
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_shows_its_numbers_on_a_listener_of_their_own() {
+    let arguments = ["127.0.0.1:0", "--numbers", "127.0.0.1:0"];
+    let mut example = Example::start_at("metrics", &arguments, Stdio::null());
+    let mut said = String::new();
+    BufReader::new(example.child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    let numbers = said.strip_prefix("numbers at http://").and_then(|it| it.split('/').next());
+    let mut numbers = polling::Http::connect(numbers.unwrap().parse().unwrap()).unwrap();
+    let mut client = example.client();
+    for order in ["order tea", "order coffee", "order tea", "order x\"} 1"] {
+        client.echo(order);
+    }
+    let page = numbers.get("/metrics");
+    let page = String::from_utf8_lossy(&page.expect(200).body);
+    for line in [
+        "coracle_sessions_active 1",
+        "coracle_messages_received_total 4",
+        "shop_orders_total{drink=\"tea\"} 2",
+        "shop_orders_total{drink=\"coffee\"} 1",
+    ] {
+        assert!(page.lines().any(|it| it == line), "{line} is not in {page}");
+    }
+    assert_eq!(page.matches("\nshop_orders_total{").count(), 2, "{page}");
+    assert_eq!(numbers.get("/healthz").expect(200).body, b"live\n");
+    assert_eq!(numbers.get("/readyz").expect(200).body, b"ready\n");
+    let mut public = polling::Http::connect(example.address()).unwrap();
+    public.get("/metrics").expect(426);
+    example.signal(Signal::TERM);
+    client.expect_close(1001);
     example.finish();
 }
 

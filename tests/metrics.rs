@@ -4,6 +4,8 @@
 mod answer;
 #[path = "support/pipe.rs"]
 mod pipe;
+#[path = "support/polling.rs"]
+mod polling;
 #[path = "support/scrape.rs"]
 mod scrape;
 #[cfg(feature = "tls")]
@@ -13,23 +15,29 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use answer::ask;
+use coracle::history::{
+    Bounds, Boxed, Closing, Entry, Memory, Opening, Portion, Receipt, Store, StoreError,
+    StoreErrorKind, StoreStats,
+};
 use coracle::http_types::Response;
 use coracle::prometheus_client::collector::Collector;
 use coracle::prometheus_client::encoding::DescriptorEncoder;
 use coracle::prometheus_client::metrics::counter::Counter;
 use coracle::{
-    Builder, CloseCode, Closures, Flow, Handler, Message, Metrics, Outcome, Readiness, Request,
-    Server, Session, SlowPeer, Upgrade,
+    Body, Builder, CloseCode, Closures, Flow, Handler, Message, Metrics, Outcome, Readiness,
+    Request, Routes, Server, Session, SlowPeer, Upgrade,
 };
 use futures_lite::AsyncWriteExt;
 use pipe::*;
+use polling::Http;
+#[cfg(feature = "fallback")]
+use polling::{Events, Polling};
 use scrape::*;
 use support::*;
 
@@ -217,6 +225,19 @@ fn a_session_without_a_record_is_counted_as_dropped() {
     server.finish();
 }
 
+/// A request that ends its connection.
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+}
+
+async fn page(_: &Request, _: &mut Body) -> &'static str {
+    "page"
+}
+
+async fn panicking(_: &Request, _: &mut Body) -> &'static str {
+    panic!("as it was told")
+}
+
 #[test]
 fn connections_that_come_to_nothing_are_counted_by_reason_and_once() {
     let server = start(
@@ -227,21 +248,18 @@ fn connections_that_come_to_nothing_are_counted_by_reason_and_once() {
                 config.limits.sessions_per_address = Some(2);
                 config.timeouts.handshake = Duration::from_millis(300);
             })
-            .on_get(async |request: &Request| match request.path() {
-                "/page" => Response::builder().body(b"page".to_vec()).ok(),
-                "/panic" => panic!("as it was told"),
-                _ => None,
-            })
+            .routes(Routes::new().get("/page", page).get("/panic", panicking))
             .on_accept(async |request: &Request| match request.path() {
                 "/forbidden" => Err(Response::builder().status(403).body(b"no".to_vec()).unwrap()),
+                "/panic" => panic!("as it was told"),
                 _ => Ok(Upgrade::new()),
             }),
     );
-    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     ask(&server, get("/page")).expect(200);
-    ask(&server, get("/none")).expect(426);
-    ask(&server, get("/none").replace("GET", "DELETE")).expect(405);
+    ask(&server, get("/none")).expect(404);
+    ask(&server, get("/page").replace("GET", "DELETE")).expect(405);
     ask(&server, get("/panic")).expect(500);
+    ask(&server, handshake("/panic")).expect(500);
     ask(&server, "nonsense\r\n\r\n").expect(400);
     ask(&server, get(&"x".repeat(9000))).expect(431);
     ask(&server, handshake_with("/", "Origin: http://evil.example\r\n")).expect(403);
@@ -257,7 +275,7 @@ fn connections_that_come_to_nothing_are_counted_by_reason_and_once() {
     assert_eq!(server.handle.readiness(), Readiness::Full);
     let page = scrape(&server.handle);
     page.expect(&[
-        (&rejected("not_websocket"), 2),
+        (&rejected("not_websocket"), 0),
         (&rejected("internal"), 1),
         (&rejected("bad_request"), 1),
         (&rejected("too_large"), 1),
@@ -272,16 +290,196 @@ fn connections_that_come_to_nothing_are_counted_by_reason_and_once() {
         ("coracle_http_requests_total{class=\"1xx\"}", 3),
         ("coracle_http_requests_total{class=\"2xx\"}", 1),
         ("coracle_http_requests_total{class=\"4xx\"}", 8),
-        ("coracle_http_requests_total{class=\"5xx\"}", 2),
-        ("coracle_callback_panics_total", 1),
+        ("coracle_http_requests_total{class=\"5xx\"}", 3),
+        ("coracle_http_request_duration_seconds_count", 4),
+        ("coracle_callback_panics_total", 2),
         ("coracle_sessions_limit", 3),
         ("coracle_ready", 0),
     ]);
-    // All connections: the sessions, the page, and those that came to nothing.
-    let connections = 3.0 + 1.0 + page.sum("coracle_connections_rejected_total");
+    // All connections: the sessions, the ordinary requests, and those that came to nothing.
+    let connections = 3.0 + 4.0 + page.sum("coracle_connections_rejected_total");
     assert_eq!(page.get("coracle_connections_total"), connections);
     sessions.drain(..).for_each(Raw::goodbye);
     pipe.goodbye();
+    server.finish();
+}
+
+#[test]
+fn a_request_where_only_a_handshake_is_expected_is_a_rejected_connection() {
+    let server = start(app());
+    ask(&server, get("/")).expect(426);
+    ask(&server, get("/").replace("GET", "DELETE")).expect(405);
+    scrape(&server.handle).expect(&[
+        (&rejected("not_websocket"), 2),
+        ("coracle_http_requests_total{class=\"4xx\"}", 2),
+        ("coracle_http_request_duration_seconds_count", 0),
+    ]);
+    server.finish();
+}
+
+#[test]
+fn ordinary_requests_are_counted_and_timed_and_their_connections_are_there_while_they_are_kept() {
+    let server = start(app().routes(Routes::new().get("/page", page)));
+    let active = "coracle_http_connections_active";
+    let mut clients = [(); 2].map(|()| Http::connect(server.addr()).unwrap());
+    for client in &mut clients {
+        client.get("/page").expect(200);
+        client.get("/none").expect(404);
+    }
+    await_value(&server, "coracle_http_request_duration_seconds_count", 4);
+    scrape(&server.handle).expect(&[
+        (active, 2),
+        ("coracle_connections_active", 2),
+        ("coracle_handshakes_active", 0),
+        ("coracle_http_requests_total{class=\"2xx\"}", 2),
+        ("coracle_http_requests_total{class=\"4xx\"}", 2),
+        ("coracle_sessions_active", 0),
+    ]);
+    let [client, _other] = clients;
+    drop(client);
+    await_value(&server, active, 1);
+    // One that becomes a session is no such connection any more.
+    let mut client = server.raw();
+    client.send(b"GET /page HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(client.read_head().starts_with("HTTP/1.1 200 "));
+    let mut body = [0; 4];
+    client.stream.read_exact(&mut body).unwrap();
+    await_value(&server, active, 2);
+    client.upgrade();
+    scrape(&server.handle).expect(&[(active, 1), ("coracle_sessions_active", 1)]);
+    client.goodbye();
+    server.finish();
+}
+
+#[cfg(feature = "fallback")]
+#[test]
+fn sessions_without_a_websocket_are_counted_with_their_polls_streams_and_posts() {
+    let builder = app().fallbacks(coracle::Fallbacks::new());
+    // Nothing here waits for its end.
+    let server = start(builder.configure(|config| config.timeouts.poll_window = PATIENCE));
+    let (active, polls) = ("coracle_http_connections_active", "coracle_polls_total");
+    let outcome = |name: &str, outcome: &str| format!("{name}{{outcome=\"{outcome}\"}}");
+    let mut client = Polling::open(server.addr());
+    await_value(&server, active, 1);
+    scrape(&server.handle).expect(&[
+        ("coracle_sessions_total{protocol=\"http\"}", 1),
+        ("coracle_sessions_total{protocol=\"websocket\"}", 0),
+        ("coracle_sessions_active", 1),
+        (&outcome(polls, "empty"), 1),
+        (&outcome(polls, "messages"), 0),
+        ("coracle_http_request_duration_seconds_count", 0),
+    ]);
+    // The second time its answer was lost, and it comes again.
+    let post = client.target("send", "&seq=1");
+    client.http.post(&post, "text/plain", "hello").expect(202);
+    client.http.post(&post, "text/plain", "hello").expect(200);
+    assert_eq!(client.texts(1), ["hello"]);
+    let posts = "coracle_posts_total";
+    scrape(&server.handle).expect(&[
+        (&outcome(posts, "taken"), 1),
+        (&outcome(posts, "repeated"), 1),
+        (&outcome(polls, "messages"), 1),
+        ("coracle_messages_received_total", 1),
+    ]);
+    // While a poll waits its connection is the session's.
+    await_value(&server, active, 1);
+    let poll = client.target("poll", "&cursor=1");
+    client.http.write("GET", &poll, "", b"").unwrap();
+    await_value(&server, active, 0);
+    let mut other = Http::connect(server.addr()).unwrap();
+    other.get(&poll).expect(409);
+    await_value(&server, &outcome(polls, "refused"), 1);
+    // A stream takes its place.
+    let mut stream =
+        Events::open(server.addr(), &client.target("events", "&cursor=1"), None).unwrap();
+    assert_eq!(client.http.read_answer().unwrap().messages().len(), 0);
+    scrape(&server.handle)
+        .expect(&[(&outcome(polls, "empty"), 2), ("coracle_event_streams_total", 1)]);
+    other.post(&client.target("close", ""), "text/plain", "").expect(204);
+    while stream.next().unwrap().is_some() {}
+    await_value(&server, &closed("peer", "1000", "peer_closed"), 1);
+    // Three posts and the poll that was refused: what waits for messages is not timed.
+    await_value(&server, "coracle_http_request_duration_seconds_count", 4);
+    server.finish();
+}
+
+#[cfg(feature = "fallback")]
+#[test]
+fn who_polls_no_more_is_counted_as_such() {
+    let builder = app().fallbacks(coracle::Fallbacks::new());
+    let server = start(builder.configure(|config| {
+        config.timeouts.poll_absence = Duration::from_millis(300);
+    }));
+    let _client = Polling::open(server.addr());
+    await_value(&server, "coracle_sessions_active", 0);
+    scrape(&server.handle).expect(&[(&closed("peer", "none", "poll_timeout"), 1)]);
+    server.finish();
+}
+
+/// Keeps nothing of the room `full`.
+struct Choosy(Memory);
+
+impl Store for Choosy {
+    fn open(&self, rooms: usize) -> Result<Opening, StoreError> {
+        self.0.open(rooms)
+    }
+
+    fn append(&self, entry: Entry, receipt: Receipt) {
+        match &*entry.room == "full" {
+            true => receipt.failed(StoreError::new(StoreErrorKind::Other, "it is full")),
+            false => self.0.append(entry, receipt),
+        }
+    }
+
+    fn before<'a>(
+        &'a self,
+        room: &'a str,
+        before: u64,
+        bounds: Bounds,
+    ) -> Boxed<'a, Result<Portion, StoreError>> {
+        self.0.before(room, before, bounds)
+    }
+
+    fn after<'a>(
+        &'a self,
+        room: &'a str,
+        after: u64,
+        until: u64,
+        bounds: Bounds,
+    ) -> Boxed<'a, Result<Portion, StoreError>> {
+        self.0.after(room, after, until, bounds)
+    }
+
+    fn flush(&self) -> Boxed<'_, Result<(), StoreError>> {
+        self.0.flush()
+    }
+
+    fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>> {
+        self.0.close(closing)
+    }
+
+    fn stats(&self) -> StoreStats {
+        self.0.stats()
+    }
+}
+
+#[test]
+fn what_is_kept_and_what_is_not_is_counted() {
+    let server = start(app().history(Choosy(Memory::new().messages(2))));
+    let history = server.handle.history().unwrap();
+    for _ in 0..3 {
+        within(history.publish("room", |id| id.to_string())).unwrap();
+    }
+    within(history.publish("full", |id| id.to_string())).unwrap();
+    scrape(&server.handle).expect(&[
+        ("coracle_history_messages_total{outcome=\"kept\"}", 3),
+        ("coracle_history_messages_total{outcome=\"failed\"}", 1),
+        ("coracle_history_pending_messages", 0),
+        ("coracle_history_pending_bytes", 0),
+        ("coracle_history_commits_total", 3),
+        ("coracle_history_trimmed_total", 1),
+        ("coracle_history_trims_failed_total", 0),
+    ]);
     server.finish();
 }
 
@@ -449,12 +647,14 @@ fn no_total_ever_shrinks_while_sessions_come_and_go_and_none_is_missing_in_the_e
     server.finish();
 }
 
-/// Some numbers are there only where there is TLS.
+/// Some numbers are there only where there is something to count.
 fn app_with_all_numbers() -> Builder<App> {
+    let builder = app().history(Memory::new());
+    #[cfg(feature = "fallback")]
+    let builder = builder.fallbacks(coracle::Fallbacks::new());
     #[cfg(feature = "tls")]
-    return app().tls(secure::unwatched()).bind_tls("127.0.0.1:0");
-    #[cfg(not(feature = "tls"))]
-    app()
+    let builder = builder.tls(secure::unwatched()).bind_tls("127.0.0.1:0");
+    builder
 }
 
 /// `start` binds the listener without TLS last.
@@ -484,6 +684,10 @@ fn every_number_is_in_the_documentation_with_its_type_and_its_labels() {
             .lines()
             .filter(|line| line.starts_with("| `coracle_"))
             .filter(|line| cfg!(feature = "tls") || !line.contains("_tls_"))
+            .filter(|line| {
+                let of_fallbacks = ["coracle_polls", "coracle_event_streams", "coracle_posts"];
+                cfg!(feature = "fallback") || !of_fallbacks.iter().any(|name| line.contains(name))
+            })
             .map(|line| {
                 let cells: Vec<_> = line.split('|').map(str::trim).collect();
                 let mut labels: Vec<String> = quoted(cells[3]);
@@ -521,34 +725,52 @@ fn both_formats_say_the_same() {
 }
 
 #[test]
-fn a_route_is_a_few_lines() {
-    static METRICS: OnceLock<Metrics> = OnceLock::new();
-    let server = start(Server::builder().on_get(async |request: &Request| {
-        let metrics = METRICS.get()?;
-        let answer = Response::builder();
-        match request.path() {
-            "/metrics" => {
-                let (kind, text) = metrics.encode_for(request.header("accept"));
-                answer.header("Content-Type", kind).body(text.into_bytes()).ok()
-            }
-            "/readyz" => {
-                let readiness = metrics.readiness();
-                let status = if readiness.is_ready() { 200 } else { 503 };
-                answer.status(status).body(readiness.to_string().into_bytes()).ok()
-            }
-            _ => None,
-        }
-    }));
-    METRICS.get_or_init(|| server.handle.metrics());
-    let get = |more: &str| format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\n{more}\r\n");
-    let plain = ask(&server, get(""));
+fn the_page_of_the_numbers_has_the_format_that_is_asked_for() {
+    let server = start(app().metrics("/metrics").health());
+    let mut client = Http::connect(server.addr()).unwrap();
+    let plain = client.get("/metrics");
     assert_eq!(plain.expect(200).header("content-type"), Some(Metrics::TEXT));
-    Scrape::classic(&plain.body);
-    let open = ask(&server, get("Accept: application/openmetrics-text;version=1.0.0\r\n"));
+    assert_eq!(plain.header("cache-control"), Some("no-store"));
+    Scrape::classic(std::str::from_utf8(&plain.body).unwrap());
+    let wanted = "Accept: application/openmetrics-text;version=1.0.0\r\n";
+    let open = client.try_ask("GET", "/metrics", wanted, b"").unwrap();
     assert_eq!(open.expect(200).header("content-type"), Some(Metrics::OPENMETRICS));
-    Scrape::openmetrics(&open.body).expect(&[("coracle_http_requests_total{class=\"2xx\"}", 1)]);
-    let ready = ask(&server, "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assert_eq!(ready.expect(200).body, "ready");
+    // It sees itself, and the requests before it.
+    Scrape::openmetrics(std::str::from_utf8(&open.body).unwrap()).expect(&[
+        ("coracle_http_requests_total{class=\"2xx\"}", 1),
+        ("coracle_http_connections_active", 1),
+    ]);
+    assert_eq!(client.get("/readyz").expect(200).body, b"ready\n");
+    assert_eq!(client.try_ask("POST", "/metrics", "", b"").unwrap().status, 405);
+    server.finish();
+}
+
+#[test]
+fn the_numbers_can_have_a_listener_of_their_own_and_are_not_on_the_public_one() {
+    let own = Routes::new().metrics("/metrics").health();
+    let server = start(app().bind_http("127.0.0.1:0", own));
+    // `start` binds the public one last.
+    let [own, public] = *server.handle.local_addrs() else { panic!("two listeners") };
+    let mut session = Raw::connect(public);
+    session.upgrade();
+    session.echo("hello");
+    let mut client = Http::connect(own).unwrap();
+    let page = client.get("/metrics");
+    Scrape::classic(std::str::from_utf8(&page.expect(200).body).unwrap())
+        .expect(&[("coracle_sessions_active", 1), ("coracle_messages_received_total", 1)]);
+    client.get("/healthz").expect(200);
+    client.get("/readyz").expect(200);
+    assert_eq!(client.get("/").status, 404);
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        let mut client = Raw::connect(public);
+        client.send(get(path).as_bytes());
+        answer::read_answer(client).expect(426);
+    }
+    // Nor is there a WebSocket beside them.
+    let mut client = Raw::connect(own);
+    client.send(handshake("/").as_bytes());
+    assert!(client.read_head().starts_with("HTTP/1.1 404 "));
+    session.goodbye();
     server.finish();
 }
 
@@ -652,6 +874,7 @@ fn promtool_is_content_with_every_number() {
     client.echo("hello");
     client.goodbye();
     await_value(&server, "coracle_connections_active", 0);
+    within(server.handle.history().unwrap().publish("room", |id| id.to_string())).unwrap();
     let (_, text) = server.handle.metrics().encode_for(None);
     let check = |text: &str| {
         let mut promtool = Command::new(&promtool)

@@ -1,5 +1,5 @@
 //! Settings: where they come from, and what is said about wrong ones. What each does is in
-//! `settings_effects.rs` and `settings_with.rs`.
+//! `settings_effects.rs`, `settings_http.rs` and `settings_with.rs`.
 //!
 //! `cargo test` builds the example that is started here first; `cargo test --test settings` does not.
 
@@ -37,7 +37,11 @@ fn expect(said: &str, parts: &[&str]) {
 // A setting that was added without its effect, or whose effect got lost, looks like one that works.
 #[test]
 fn every_setting_has_a_test_of_what_it_does() {
-    let sources = [include_str!("settings_effects.rs"), include_str!("settings_with.rs")];
+    let sources = [
+        include_str!("settings_effects.rs"),
+        include_str!("settings_http.rs"),
+        include_str!("settings_with.rs"),
+    ];
     let mut tested = std::collections::HashSet::new();
     for source in sources {
         // From one test to the next.
@@ -96,6 +100,16 @@ fn a_wrong_value_is_named_with_its_setting_and_what_is_allowed() {
         ("WEBSOCKET_RATE_EXCESS", "drop", "allowed is pause or close"),
         ("WEBSOCKET_MESSAGE_RATE", "0", "allowed is a whole number from 1 to 4294967295, or off"),
         ("WEBSOCKET_READ_RATE", "0", ", or off"),
+        ("WEBSOCKET_REQUEST_TIMEOUT", "0", "500ms, 30s, 5m, 1h"),
+        ("WEBSOCKET_MAX_HTTP_CONNECTIONS", "0", ", or auto"),
+        ("WEBSOCKET_HISTORY", "on", "allowed is off, memory, or sqlite: and the path of a file"),
+        ("WEBSOCKET_HISTORY", "sqlite:", "a path is missing behind sqlite:"),
+        #[cfg(not(feature = "sqlite"))]
+        ("WEBSOCKET_HISTORY", "sqlite:/var/lib/a.db", "build it with the feature `sqlite`"),
+        #[cfg(feature = "fallback")]
+        ("WEBSOCKET_FALLBACK_PATH", "/ws/", "does not end with one, of letters, digits"),
+        #[cfg(feature = "metrics")]
+        ("WEBSOCKET_METRICS_PATH", "metrics", "-._~ between slashes, or off"),
         #[cfg(feature = "deflate")]
         ("WEBSOCKET_ENABLE_DEFLATE", "2", "1, true, yes or on, and 0, false, no or off"),
         #[cfg(feature = "deflate")]
@@ -212,6 +226,9 @@ fn a_setting_that_would_do_nothing_names_the_one_that_is_missing() {
         ("WEBSOCKET_FORWARDED_HEADER", "forwarded", "WEBSOCKET_TRUSTED_PROXIES"),
         ("WEBSOCKET_WRITE_BURST", "1k", "WEBSOCKET_WRITE_RATE"),
         ("WEBSOCKET_RATE_EXCESS", "close", "WEBSOCKET_MESSAGE_RATE or WEBSOCKET_BYTE_RATE"),
+        ("WEBSOCKET_HISTORY_AGE", "1h", "WEBSOCKET_HISTORY"),
+        #[cfg(feature = "fallback")]
+        ("WEBSOCKET_FALLBACK_KEY", "0123456789abcdef0123456789abcdef", "WEBSOCKET_FALLBACK_PATH"),
         #[cfg(feature = "deflate")]
         ("WEBSOCKET_DEFLATE_LEVEL", "9", "WEBSOCKET_ENABLE_DEFLATE"),
         #[cfg(feature = "tls")]
@@ -235,6 +252,29 @@ fn a_key_that_stands_where_its_path_belongs_is_not_shown() {
     let said = refused(&[("TLS_CERT", "a.pem"), ("TLS_KEY", "-----BEGIN PRIVATE KEY-----\nMC4C")]);
     expect(&said, &["TLS_KEY is set: allowed is the path of a file, and not what is in it"]);
     assert!(!said.contains("BEGIN"), "{said}");
+}
+
+#[cfg(feature = "fallback")]
+#[test]
+fn a_key_that_is_too_short_is_not_shown() {
+    let settings = [("WEBSOCKET_FALLBACK_PATH", "/ws"), ("WEBSOCKET_FALLBACK_KEY", "sesame")];
+    let said = refused(&settings);
+    expect(&said, &["WEBSOCKET_FALLBACK_KEY is set: allowed are at least 32 bytes"]);
+    assert!(!said.contains("sesame"), "{said}");
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_database_that_cannot_be_opened_is_an_error() {
+    let scratch = Scratch::new("settings");
+    let path = format!("sqlite:{}", scratch.path("nowhere/a.db").display());
+    let said = refused(&[("WEBSOCKET_HISTORY", &path)]);
+    expect(&said, &["history: ", "nowhere/a.db"]);
+    // Nor is one made while something else is wrong.
+    let path = scratch.path("b.db");
+    let place = format!("sqlite:{}", path.display());
+    refused(&[("WEBSOCKET_HISTORY", &place), ("WEBSOCKET_PORT", "http")]);
+    assert!(!path.exists());
 }
 
 #[cfg(not(feature = "tls"))]

@@ -45,6 +45,9 @@ pub struct Fallbacks {
 }
 
 impl Fallbacks {
+    /// The shortest [key](Self::key), in bytes.
+    pub(crate) const KEY_BYTES: usize = KEY_BYTES;
+
     /// At `/ws/poll`, `/ws/events` and so on, with a key that this server makes for itself.
     pub fn new() -> Self {
         Self { path: "/ws".to_owned(), key: None }

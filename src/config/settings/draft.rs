@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 
+use super::history::Keeping;
 use super::values::Parsed;
 #[cfg(feature = "tls")]
 use crate::config::{ClientCertificates, Tls};
 use crate::config::{Config, Excess, Inbound, Listen, Rate};
+use crate::error::Result;
 use crate::session::{Rates, SessionRates};
 use crate::transport::{BytesPerSecond, RatePolicy, Unlimited};
 
@@ -35,6 +37,7 @@ pub(super) struct Draft {
     pub(super) messages: Bucket,
     pub(super) bytes: Bucket,
     pub(super) excess: Excess,
+    pub(super) history: Keeping,
 }
 
 /// One of `WEBSOCKET_HOST`.
@@ -93,13 +96,16 @@ impl Default for Draft {
             messages: Bucket::default(),
             bytes: Bucket::default(),
             excess: Excess::default(),
+            history: Keeping::default(),
         }
     }
 }
 
 impl Draft {
-    pub(super) fn finish(self) -> Config {
+    /// The configuration, in which a database is opened if one is asked for.
+    pub(super) fn finish(self) -> Result<Config> {
         let mut config = self.config;
+        self.history.open(&mut config)?;
         config.listen = self
             .hosts
             .into_iter()
@@ -130,7 +136,7 @@ impl Draft {
         if messages.is_some() || bytes.is_some() {
             config.inbound = Some(Inbound { messages, bytes, excess: self.excess });
         }
-        config
+        Ok(config)
     }
 }
 

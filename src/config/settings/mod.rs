@@ -3,6 +3,7 @@
 #[cfg(feature = "dotenv")]
 mod dotenv;
 mod draft;
+mod history;
 mod near;
 mod table;
 #[cfg(test)]
@@ -43,7 +44,8 @@ impl Config {
     ///
     /// [`Error::Config`] names each setting that cannot be, its value and what is allowed; not only the first.
     /// A variable whose name begins with `WEBSOCKET_` and that is no setting is an error, too, and so is one
-    /// whose name is one letter beside that of a setting.
+    /// whose name is one letter beside that of a setting. [`Error::History`] says why the database of
+    /// `WEBSOCKET_HISTORY` cannot be opened, which is done here.
     pub fn from_env() -> Result<Self> {
         let mut sources = Sources::default();
         sources.add_environment();
@@ -230,7 +232,7 @@ impl Sources {
             self.problems.extend(problem);
         }
         if self.problems.is_empty() {
-            return Ok(draft.finish());
+            return draft.finish();
         }
         if self.is_name_wrong {
             let names: Vec<_> = table::settings().map(Setting::name).collect();

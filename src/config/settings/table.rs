@@ -5,8 +5,9 @@
 
 use super::Setting;
 use super::draft::{Draft, Host};
+use super::history::Place;
 use super::values::{
-    Parsed, bytes_per_second, count, list, number, put, size, switch, time, time_or_none,
+    Parsed, bytes_per_second, count, list, number, page, put, size, switch, time, time_or_none,
     time_or_off, unless, word,
 };
 use crate::config::{Excess, ForwardedHeader, Network};
@@ -15,7 +16,22 @@ use crate::outbox::SlowPeer;
 
 /// All of them, in the order of the documentation.
 pub(super) fn settings() -> impl Iterator<Item = &'static Setting> + Clone {
-    [LISTENING, TIMES, LIMITS, PEERS, RATES, DEFLATE, TLS].into_iter().flatten()
+    [
+        LISTENING,
+        TIMES,
+        LIMITS,
+        PEERS,
+        RATES,
+        FALLBACKS,
+        HTTP,
+        NUMBERS,
+        DESCRIPTION,
+        HISTORY,
+        DEFLATE,
+        TLS,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 const fn setting(
@@ -45,6 +61,10 @@ const TIMES: &[Setting] = &[
     setting("WEBSOCKET_HANDSHAKE_TIMEOUT", "10", |d, v| {
         put(&mut d.config.timeouts.handshake, time(v))
     }),
+    setting("WEBSOCKET_KEEP_ALIVE_TIMEOUT", "15", |d, v| {
+        put(&mut d.config.timeouts.keep_alive, time(v))
+    }),
+    setting("WEBSOCKET_REQUEST_TIMEOUT", "30", |d, v| put(&mut d.config.timeouts.request, time(v))),
     setting("WEBSOCKET_PING_INTERVAL", "25", |d, v| {
         put(&mut d.config.timeouts.ping, time_or_off(v))
     }),
@@ -64,6 +84,10 @@ const TIMES: &[Setting] = &[
         put(&mut d.config.timeouts.lifetime_jitter, unless("auto", v, time_or_none))
     })
     .needs(&["WEBSOCKET_MAX_LIFETIME"]),
+    setting("WEBSOCKET_POLL_WINDOW", "10", |d, v| put(&mut d.config.timeouts.poll_window, time(v))),
+    setting("WEBSOCKET_POLL_ABSENCE", "30", |d, v| {
+        put(&mut d.config.timeouts.poll_absence, time(v))
+    }),
     setting("WEBSOCKET_STOP_TIMEOUT", "10", |d, v| {
         put(&mut d.config.timeouts.stop, time_or_none(v))
     }),
@@ -85,6 +109,12 @@ const LIMITS: &[Setting] = &[
     }),
     setting("WEBSOCKET_MIN_HEAD_RATE", "256", |d, v| {
         put(&mut d.config.limits.head_bytes_per_second, number(v, 1..=u32::MAX))
+    }),
+    setting("WEBSOCKET_MAX_BODY_SIZE", "1m", |d, v| {
+        put(&mut d.config.limits.body_bytes, size(v, 1).map(|bytes| bytes as u64))
+    }),
+    setting("WEBSOCKET_MIN_BODY_RATE", "256", |d, v| {
+        put(&mut d.config.limits.body_bytes_per_second, number(v, 1..=u32::MAX))
     }),
     setting("WEBSOCKET_MAX_OUTBOX_MESSAGES", "1024", |d, v| {
         put(&mut d.config.limits.outbox_messages, count(v))
@@ -112,6 +142,9 @@ const LIMITS: &[Setting] = &[
     }),
     setting("WEBSOCKET_MAX_HANDSHAKES", "auto", |d, v| {
         put(&mut d.config.limits.handshakes, unless("auto", v, count))
+    }),
+    setting("WEBSOCKET_MAX_HTTP_CONNECTIONS", "auto", |d, v| {
+        put(&mut d.config.limits.http_connections, unless("auto", v, count))
     }),
 ];
 
@@ -181,6 +214,94 @@ const RATES: &[Setting] = &[
     })
     .needs(&["WEBSOCKET_MESSAGE_RATE", "WEBSOCKET_BYTE_RATE"]),
 ];
+
+#[cfg(feature = "fallback")]
+const FALLBACKS: &[Setting] = {
+    use crate::fallback::Fallbacks;
+    &[
+        setting("WEBSOCKET_FALLBACK_PATH", "off", |d, v| {
+            let path = unless("off", v, page)?;
+            d.config.fallbacks = path.map(|path| Fallbacks::new().at(path));
+            Ok(())
+        }),
+        // Behind the path: settings are read in this order.
+        setting("WEBSOCKET_FALLBACK_KEY", "", |d, v| {
+            let key = Some(v).filter(|key| key.len() >= Fallbacks::KEY_BYTES).ok_or_else(|| {
+                format!(
+                    "allowed are at least {} bytes that nobody can guess (openssl rand -base64 32)",
+                    Fallbacks::KEY_BYTES
+                )
+            })?;
+            d.config.fallbacks = d.config.fallbacks.take().map(|fallbacks| fallbacks.key(key));
+            Ok(())
+        })
+        .needs(&["WEBSOCKET_FALLBACK_PATH"])
+        .secret(),
+    ]
+};
+
+#[cfg(not(feature = "fallback"))]
+const FALLBACKS: &[Setting] = &[
+    absent("WEBSOCKET_FALLBACK_PATH", "off", "fallback"),
+    absent("WEBSOCKET_FALLBACK_KEY", "", "fallback").secret(),
+];
+
+const HTTP: &[Setting] = &[
+    setting("WEBSOCKET_BROWSER_MODULE", "off", |d, v| put(&mut d.config.browser_module, switch(v))),
+    setting("WEBSOCKET_HEALTH", "off", |d, v| put(&mut d.config.health, switch(v))),
+];
+
+#[cfg(feature = "metrics")]
+const NUMBERS: &[Setting] = &[setting("WEBSOCKET_METRICS_PATH", "off", |d, v| {
+    put(&mut d.config.metrics, unless("off", v, page))
+})];
+
+#[cfg(not(feature = "metrics"))]
+const NUMBERS: &[Setting] = &[absent("WEBSOCKET_METRICS_PATH", "off", "metrics")];
+
+#[cfg(feature = "json")]
+const DESCRIPTION: &[Setting] = &[setting("WEBSOCKET_OPENAPI_PATH", "off", |d, v| {
+    put(&mut d.config.openapi, unless("off", v, page))
+})];
+
+#[cfg(not(feature = "json"))]
+const DESCRIPTION: &[Setting] = &[absent("WEBSOCKET_OPENAPI_PATH", "off", "json")];
+
+const HISTORY: &[Setting] = {
+    const ON: &[&str] = &["WEBSOCKET_HISTORY"];
+    &[
+        setting("WEBSOCKET_HISTORY", "off", |d, v| put(&mut d.history.place, Place::parse(v))),
+        setting("WEBSOCKET_HISTORY_MESSAGES", "auto", |d, v| {
+            put(&mut d.history.messages, unless("auto", v, |v| number(v, 1..=u32::MAX)))
+        })
+        .needs(ON),
+        setting("WEBSOCKET_HISTORY_AGE", "off", |d, v| put(&mut d.history.age, time_or_off(v)))
+            .needs(ON),
+        setting("WEBSOCKET_HISTORY_SIZE", "auto", |d, v| {
+            put(&mut d.history.bytes, unless("auto", v, |v| size(v, 1)))
+        })
+        .needs(ON),
+        // These are also for a store of the program's own.
+        setting("WEBSOCKET_HISTORY_ROOMS", "10000", |d, v| {
+            put(&mut d.config.history.rooms, count(v))
+        }),
+        setting("WEBSOCKET_HISTORY_PENDING_MESSAGES", "16384", |d, v| {
+            put(&mut d.config.history.pending_messages, count(v))
+        }),
+        setting("WEBSOCKET_HISTORY_PENDING_SIZE", "16m", |d, v| {
+            put(&mut d.config.history.pending_bytes, size(v, 1))
+        }),
+        setting("WEBSOCKET_HISTORY_PAGE_MESSAGES", "256", |d, v| {
+            put(&mut d.config.history.page_messages, count(v))
+        }),
+        setting("WEBSOCKET_HISTORY_PAGE_SIZE", "256k", |d, v| {
+            put(&mut d.config.history.page_bytes, size(v, 1))
+        }),
+        setting("WEBSOCKET_HISTORY_REPLAY_MESSAGES", "1024", |d, v| {
+            put(&mut d.config.history.replay_messages, count(v))
+        }),
+    ]
+};
 
 #[cfg(feature = "deflate")]
 const DEFLATE: &[Setting] = {
@@ -273,7 +394,13 @@ const TLS: &[Setting] = &[
 ];
 
 /// What this build cannot do. It is an error and not ignored: who asks for TLS must not get a server without.
-#[cfg(not(all(feature = "deflate", feature = "tls")))]
+#[cfg(not(all(
+    feature = "deflate",
+    feature = "fallback",
+    feature = "json",
+    feature = "metrics",
+    feature = "tls"
+)))]
 const fn absent(name: &'static str, default: &'static str, feature: &'static str) -> Setting {
     Setting { feature: Some(feature), ..setting(name, default, |_, _| Ok(())) }
 }

@@ -148,6 +148,18 @@ pub(super) fn list<T>(text: &str, item: impl FnMut(&str) -> Parsed<T>) -> Parsed
     text.split(',').map(str::trim).map(item).collect()
 }
 
+/// A path of URLs at which the server itself has something.
+pub(super) fn page(text: &str) -> Parsed<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let segment = |segment: &str| !segment.is_empty() && segment.bytes().all(plain);
+    match text.strip_prefix('/').is_some_and(|path| path.split('/').all(segment)) {
+        true => Ok(text.to_owned()),
+        false => Err("allowed is a path that begins with a slash and does not end with one, of letters, digits \
+                      and -._~ between slashes"
+            .to_owned()),
+    }
+}
+
 /// A file, as a program started here would find it.
 #[cfg(feature = "tls")]
 pub(super) fn path(text: &str) -> Parsed<PathBuf> {
@@ -252,6 +264,16 @@ mod tests {
         let words = [("a", 1), ("b", 2), ("c", 3)];
         assert_eq!(word("B", &words), Ok(2));
         assert_eq!(word("d", &words).unwrap_err(), "allowed is a, b or c");
+    }
+
+    #[test]
+    fn a_page_has_a_path() {
+        for text in ["/ws", "/api/v1.0/ws", "/openapi.json", "/-._~"] {
+            assert_eq!(page(text).as_deref(), Ok(text));
+        }
+        for text in ["", "/", "ws", "/ws/", "//ws", "/a//b", "/a b", "/a?b", "/%61", "http://a/b"] {
+            assert!(page(text).is_err(), "{text}");
+        }
     }
 
     #[test]
