@@ -22,6 +22,7 @@ pub enum Protocol {
 impl Protocol {
     /// The client comes and goes with its requests: there is no connection that could be pinged, or that
     /// stalls.
+    #[cfg_attr(not(feature = "fallback"), expect(clippy::unused_self, reason = "the feature does"))]
     pub(crate) fn is_http(self) -> bool {
         #[cfg(feature = "fallback")]
         if self == Self::Http {

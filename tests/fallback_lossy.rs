@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use coracle::{Fallbacks, JoinError, Message, Server, Session};
+use coracle::{Fallbacks, Message, Server, Session};
 use polling::{Events, Http, Polling};
 use support::*;
 
@@ -211,7 +211,7 @@ fn every_client_gets_ten_thousand_messages_once_in_order_whatever_is_lost_on_the
     let server = start(
         Server::builder()
             .fallbacks(Fallbacks::new())
-            .on_open(async |session: &Session| session.join("all").map_err(JoinError::from)),
+            .on_open(async |session: &Session| session.join("all")),
     );
     let (addr, rooms) = (server.addr(), server.handle.rooms());
     let (answers_cut, streams_cut) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -127,7 +127,7 @@ impl Assembly {
 fn close(payload: &[u8]) -> Option<CloseFrame> {
     let (code, reason) = payload.split_first_chunk()?;
     let code = CloseCode::new(u16::from_be_bytes(*code))?;
-    Some(CloseFrame::new(code, str::from_utf8(reason).unwrap_or_default()))
+    Some(CloseFrame::new(code, std::str::from_utf8(reason).unwrap_or_default()))
 }
 
 #[cfg(test)]

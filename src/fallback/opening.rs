@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::requests::{Addressed, Call, error, refused};
-use crate::http::{IntoReply, OriginPolicy, Reply};
+use super::requests::{Addressed, Call, Refused, error, refused};
+use crate::http::{IntoReply, OriginPolicy};
 use crate::hub::Profile;
 use crate::session::Handler;
 
 impl<H: Handler> Call<'_, H> {
     /// Asks the application, as for a WebSocket handshake of this path, and opens a session.
-    pub(super) async fn open(&self, path: Option<&str>) -> Result<Addressed, Reply> {
+    pub(super) async fn open(&self, path: Option<&str>) -> Result<Addressed, Refused> {
         let door = self.door;
         let hub = door.hub;
         if hub.shutdown.is_stopping() {
@@ -35,7 +35,7 @@ impl<H: Handler> Call<'_, H> {
             .guarded("the accept hook", accept)
             .await
             .map_err(|panicked| refused(&panicked))?
-            .map_err(IntoReply::into_reply)?;
+            .map_err(|refused| Box::new(refused.into_reply()))?;
         let profile = Profile::new(
             door.peer,
             request.client_ip(),

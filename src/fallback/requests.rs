@@ -79,6 +79,9 @@ pub(crate) struct Call<'a, H> {
     pub(crate) request: &'a Request,
 }
 
+/// An answer that says what is wrong. On the heap: it is rare, and larger than what it takes the place of.
+pub(super) type Refused = Box<Reply>;
+
 /// A session that a request belongs to.
 pub(super) struct Addressed {
     pub(super) relay: Arc<Relay>,
@@ -101,7 +104,7 @@ impl<H: Handler> Call<'_, H> {
                 Asked::Close => self.close(&query),
             }
         };
-        let (Ok(mut reply) | Err(mut reply)) = answer.await;
+        let mut reply = answer.await.unwrap_or_else(|refused| *refused);
         // Even what is the same for all is for nobody else.
         let headers = reply.headers_mut();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -114,7 +117,7 @@ impl<H: Handler> Call<'_, H> {
         reply
     }
 
-    async fn poll(&self, query: Query) -> Result<Reply, Reply> {
+    async fn poll(&self, query: Query) -> Result<Reply, Refused> {
         if query.session.is_none() && query.cursor.unwrap_or_default() > 0 {
             return Err(bad_cursor(BadCursor::Ahead));
         }
@@ -170,7 +173,7 @@ impl<H: Handler> Call<'_, H> {
         Ok(reply)
     }
 
-    async fn events(&self, query: Query) -> Result<Reply, Reply> {
+    async fn events(&self, query: Query) -> Result<Reply, Refused> {
         // What a browser says that has not got any.
         let last = self.request.header("last-event-id").filter(|id| !id.is_empty());
         let last = last.map(events::LastId::parse);
@@ -211,7 +214,7 @@ impl<H: Handler> Call<'_, H> {
         Ok(reply)
     }
 
-    async fn send(&self, query: Query, body: &mut Body) -> Result<Reply, Reply> {
+    async fn send(&self, query: Query, body: &mut Body) -> Result<Reply, Refused> {
         // Before anything is read: whoever has no session has nothing to say, and who sends is there.
         let named = query.session.as_deref().map(|token| self.find(token)).transpose()?;
         if let Some(relay) = &named {
@@ -221,7 +224,7 @@ impl<H: Handler> Call<'_, H> {
         let media = media.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         let body = body.bytes().await.map_err(|why| bad_body(&why))?;
         let text = || {
-            str::from_utf8(&body)
+            std::str::from_utf8(&body)
                 .map_err(|_| error(StatusCode::BAD_REQUEST, "the body is not UTF-8"))
         };
         let posted = match media.as_str() {
@@ -277,14 +280,14 @@ impl<H: Handler> Call<'_, H> {
         }
     }
 
-    fn ack(&self, query: &Query) -> Result<Reply, Reply> {
+    fn ack(&self, query: &Query) -> Result<Reply, Refused> {
         let relay = self.find(query.session.as_deref().ok_or_else(unnamed)?)?;
         relay.touch();
         acknowledge(&relay, query.cursor)?;
         Ok(no_content())
     }
 
-    fn close(&self, query: &Query) -> Result<Reply, Reply> {
+    fn close(&self, query: &Query) -> Result<Reply, Refused> {
         let relay = self.find(query.session.as_deref().ok_or_else(unnamed)?)?;
         let code = CloseCode::new(query.code.unwrap_or(CloseCode::NORMAL.as_u16()));
         let Some(code) = code else {
@@ -298,7 +301,7 @@ impl<H: Handler> Call<'_, H> {
     }
 
     /// The session that a token names.
-    fn find(&self, token: &str) -> Result<Arc<Relay>, Reply> {
+    fn find(&self, token: &str) -> Result<Arc<Relay>, Refused> {
         match self.desk.find(token) {
             Ok(Some(relay)) => Ok(relay),
             Ok(None) => Err(gone()),
@@ -310,7 +313,11 @@ impl<H: Handler> Call<'_, H> {
     }
 
     /// The same, or a new session if none is named.
-    async fn address(&self, token: Option<String>, path: Option<&str>) -> Result<Addressed, Reply> {
+    async fn address(
+        &self,
+        token: Option<String>,
+        path: Option<&str>,
+    ) -> Result<Addressed, Refused> {
         match token {
             Some(token) => {
                 let relay = self.find(&token)?;
@@ -375,7 +382,7 @@ pub(super) async fn late(
     future::or(something, late).await
 }
 
-fn acknowledge(relay: &Relay, cursor: Option<u64>) -> Result<(), Reply> {
+fn acknowledge(relay: &Relay, cursor: Option<u64>) -> Result<(), Refused> {
     match cursor.map(|cursor| relay.acknowledge(cursor)) {
         // It was acknowledged before, by a request that was faster.
         None | Some(Ok(()) | Err(BadCursor::Behind)) => Ok(()),
@@ -394,22 +401,22 @@ fn no_content() -> Reply {
 }
 
 /// A sentence that says what is wrong, and what to do.
-pub(super) fn error(status: StatusCode, why: &str) -> Reply {
-    json(status, serde_json::json!({ "error": why }).to_string())
+pub(super) fn error(status: StatusCode, why: &str) -> Refused {
+    Box::new(json(status, serde_json::json!({ "error": why }).to_string()))
 }
 
-fn unnamed() -> Reply {
+fn unnamed() -> Refused {
     error(
         StatusCode::BAD_REQUEST,
         "whose request is this? Send session_id, from the first poll's answer",
     )
 }
 
-fn gone() -> Reply {
+fn gone() -> Refused {
     error(StatusCode::GONE, "this session has ended: open another one by a poll without session_id")
 }
 
-fn bad_cursor(bad: BadCursor) -> Reply {
+fn bad_cursor(bad: BadCursor) -> Refused {
     match bad {
         BadCursor::Ahead => {
             error(StatusCode::BAD_REQUEST, "the cursor is ahead of what this session has been sent")
@@ -422,7 +429,7 @@ fn bad_cursor(bad: BadCursor) -> Reply {
 }
 
 /// What the server refuses, and not the application.
-pub(super) fn refused(refusal: &Refusal) -> Reply {
+pub(super) fn refused(refusal: &Refusal) -> Refused {
     let mut reply = error(refusal.status, &refusal.reason);
     for (name, value) in refusal.headers {
         if let Ok(name) = HeaderName::try_from(*name) {
@@ -432,7 +439,7 @@ pub(super) fn refused(refusal: &Refusal) -> Reply {
     reply
 }
 
-fn bad_body(why: &BodyError) -> Reply {
+fn bad_body(why: &BodyError) -> Refused {
     error(why.status(), &why.to_string())
 }
 

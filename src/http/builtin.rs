@@ -166,7 +166,8 @@ impl Builtin {
         self,
         door: &Door<'_, H>,
         request: &Request,
-        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] body: &mut Body,
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables, reason = "nobody reads"))]
+        body: &mut Body,
     ) -> Reply {
         match self {
             #[cfg(feature = "fallback")]
