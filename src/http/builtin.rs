@@ -150,7 +150,7 @@ impl Builtin {
         let as_get = if method == Method::HEAD { &Method::GET } else { method };
         match self.methods() {
             methods if methods.contains(as_get) => Found::Builtin(self),
-            methods => Found::Methods(methods.to_vec()),
+            methods => Found::Methods { methods: methods.to_vec(), public: false },
         }
     }
 
