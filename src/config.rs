@@ -424,6 +424,9 @@ pub struct Limits {
     pub body_bytes: u64,
     /// Slowest body of a request, in bytes per second, counted while somebody waits for it, after a grace of two
     /// seconds. Default 256; below it 408.
+    ///
+    /// An answer has to be taken as fast while it waits for its client: what is taken gives back as much of
+    /// [`Timeouts::write_stall`] as it may have cost, and when nothing is left of that the connection is cut.
     pub body_bytes_per_second: u32,
     /// Messages that may wait for one peer; of publications a quarter more. Default 1 024.
     pub outbox_messages: usize,
@@ -454,14 +457,15 @@ pub struct Limits {
     /// single address can keep all others out. Beyond it: 429 with `Retry-After`.
     pub sessions_per_address: Option<usize>,
     /// Connections that have not finished their handshake. Default `None`: a quarter of
-    /// `sessions`, at least 64. One address may have three quarters of them, and no more than it may
+    /// `sessions`, at least 64, and at most three eighths of the files that the sessions leave. One address may have three quarters of them, and no more than it may
     /// have sessions. Beyond it a new connection is answered 503 at once, without being read;
     /// where TLS is expected it is closed.
     pub handshakes: Option<usize>,
     /// Connections on which ordinary requests have come, from the first of them to the end of the connection or
     /// its upgrade, idle ones included. Three quarters of them for one address. They are neither
-    /// sessions nor handshakes. Default `None`: an eighth of `sessions`, at least 64. Beyond it: 503 with
-    /// `Retry-After`.
+    /// sessions nor handshakes. Default `None`: an eighth of `sessions`, at least 64, and at most a quarter of the
+    /// files that the sessions leave. Beyond it: 503 with `Retry-After`; beyond three quarters of it answers say
+    /// `Connection: close`. Half as many files of [folders](crate::Routes::files) may be open at a time.
     ///
     /// A connection does not count while it carries a session's long poll or event stream: the session does.
     pub http_connections: Option<usize>,

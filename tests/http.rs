@@ -7,7 +7,9 @@ mod support;
 use std::time::Duration;
 
 use coracle::http_types::{HeaderValue, Method, Response, StatusCode, header};
-use coracle::{Body, Builder, Closures, Message, Reply, Request, Routes, Server, Session};
+use coracle::{
+    Body, Builder, Closures, Message, OriginPolicy, Reply, Request, Routes, Server, Session,
+};
 use http::{Client, get, request};
 use support::*;
 
@@ -61,8 +63,11 @@ fn a_connection_is_kept_for_further_requests_and_then_upgraded() {
 #[test]
 fn what_is_sent_ahead_is_answered_in_order_wherever_it_is_divided() {
     let server = start(
-        app().on_message(async |session: &Session, message: Message| session.send(message).await),
+        app()
+            .workers(1)
+            .on_message(async |session: &Session, message: Message| session.send(message).await),
     );
+    let mut other = Client::of(&server);
     let mut all = get("/hello/one").into_bytes();
     all.extend(
         (request("POST", "/echo", "Transfer-Encoding: chunked\r\n")
@@ -87,6 +92,9 @@ fn what_is_sent_ahead_is_answered_in_order_wherever_it_is_divided() {
         let mut client = Client::of(&server);
         let (first, second) = all.split_at(at);
         client.send(first);
+        // Whoever is answered twice meanwhile has been behind the first half, and behind the connection itself.
+        other.ping();
+        other.ping();
         client.send(second);
         expect(&mut client);
         let mut raw = client.into_raw();
@@ -259,6 +267,20 @@ fn a_second_head_is_as_strict_as_the_first() {
     server.finish();
 }
 
+// The answer had its length and not its body, as if it were to the HEAD before it.
+#[test]
+fn what_is_said_of_a_bad_head_behind_a_head_request_has_its_body() {
+    let server = start(app().configure(|config| config.timeouts.handshake = BRIEF));
+    for bad in ["GET / HTTP/1.0\r\n\r\n", "GET / HT"] {
+        let mut client = Client::of(&server);
+        client.send(request("HEAD", "/", "") + bad);
+        assert_eq!(client.head_answer().status, 200);
+        assert!(!client.answer().text().is_empty());
+        client.expect_end();
+    }
+    server.finish();
+}
+
 #[test]
 fn a_route_that_panics_is_a_500_and_harms_nobody() {
     let server = start(app());
@@ -306,6 +328,79 @@ fn http_connections_are_bounded_and_their_places_given_back() {
     let upgraded = kept.pop().unwrap().1.upgrade();
     eventually("its place is free", || keep().0.status == 200);
     drop((sessions, upgraded, kept));
+    server.finish();
+}
+
+// Browsers that had asked for one page each held their connections for a quarter of a minute, and whoever came next
+// was told that there was no place.
+#[test]
+fn a_connection_is_not_kept_where_places_are_scarce() {
+    let server = start(app().configure(|config| config.limits.http_connections = Some(4)));
+    let keep = |client: &mut Client| {
+        client.send(get("/"));
+        let answer = client.answer();
+        (answer.status, answer.header("connection").map(str::to_owned))
+    };
+    // The pipe in memory is counted for no address.
+    let mut kept: Vec<_> = (0..3).map(|_| Client::of(&server)).collect();
+    for client in &mut kept {
+        assert_eq!(keep(client), (200, None));
+    }
+    let ask = || {
+        let mut stream = server.handle.connect().unwrap();
+        let mut answer = Vec::new();
+        within(async {
+            use futures_lite::{AsyncReadExt, AsyncWriteExt};
+            stream.write_all(get("/").as_bytes()).await.unwrap();
+            stream.read_to_end(&mut answer).await.unwrap();
+        });
+        String::from_utf8(answer).unwrap().to_ascii_lowercase()
+    };
+    for _ in 0..3 {
+        // The one before may still be leaving.
+        eventually("there is a place", || {
+            let answer = ask();
+            let answered = answer.starts_with("http/1.1 200 ");
+            assert!(answered != answer.contains(" 503 "), "{answer}");
+            assert!(answer.contains("\r\nconnection: close\r\n"), "{answer}");
+            answered
+        });
+    }
+    // And those that were there have been.
+    for client in &mut kept {
+        assert_eq!(keep(client).0, 200);
+    }
+    drop(kept);
+    server.finish();
+}
+
+// Whoever filled the public side, with connections that said nothing or that were kept, had the health checks and the
+// metrics refused as well.
+#[test]
+fn a_listener_of_its_own_answers_while_the_others_are_full() {
+    let own = Routes::new().health();
+    let server = start(app().bind_http("127.0.0.1:0", own).configure(|config| {
+        config.limits.handshakes = Some(2);
+        config.limits.http_connections = Some(1);
+    }));
+    let [own, main] = server.handle.local_addrs() else { panic!("two listeners") };
+    let mut busy = Client::new(Raw::connect(*main));
+    busy.send(request("POST", "/echo", "Content-Length: 5\r\nExpect: 100-continue\r\n"));
+    assert_eq!(busy.answer().status, 100, "it has the only place");
+    // Of an address two connections may say nothing.
+    let silent: Vec<_> = (0..2).map(|_| Raw::connect(*main)).collect();
+    let refused = Client::new(Raw::connect(*main)).answer();
+    assert_eq!(refused.status, 503, "without having asked");
+    let mut kept = Vec::new();
+    for _ in 0..4 {
+        let mut client = Client::new(Raw::connect(*own));
+        client.send(get("/healthz"));
+        assert_eq!(client.answer().status, 200);
+        kept.push(client);
+    }
+    drop((kept, silent));
+    busy.send("hello");
+    assert_eq!(busy.answer().text(), "hello");
     server.finish();
 }
 
@@ -393,8 +488,13 @@ fn a_mistake_in_the_routes_is_refused_by_its_name() {
         (Routes::new().get("/{a}", nothing).post("/{b}", nothing), "name its places alike"),
         (Routes::new().summary("of what?"), "follows no route"),
         (Routes::new().files("/static", "/nowhere/at/all"), "/nowhere/at/all"),
+        // Those of a listener of its own were taken, and then no page's origin was any of them.
+        (Routes::new().origins(OriginPolicy::AllowList(vec!["ours".into()])), "ours"),
     ] {
-        let error = Server::builder().bind("127.0.0.1:0").routes(routes).start().unwrap_err();
-        assert!(error.to_string().contains(said), "{error}");
+        let own = Server::builder().bind_http("127.0.0.1:0", routes.clone());
+        for builder in [Server::builder().bind("127.0.0.1:0").routes(routes), own] {
+            let error = builder.start().unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
     }
 }

@@ -159,6 +159,53 @@ fn who_waits_for_a_100_gets_it_when_the_body_is_asked_for() {
     server.finish();
 }
 
+// Whoever dropped the future had waited for the body all the same: a 100 came in the middle of the answer.
+#[test]
+fn no_100_comes_behind_the_head_of_an_answer() {
+    let (go_on, may) = smol::channel::unbounded::<()>();
+    let routes = Routes::new().post("/", async move |_: &Request, body: &mut Body| {
+        assert!(futures_lite::future::poll_once(body.chunk()).await.is_none());
+        let may = may.clone();
+        Reply::stream(stream::once_future(async move {
+            may.recv().await.unwrap();
+            Ok(Bytes::from_static(b"answered"))
+        }))
+    });
+    let server = start(Server::builder().routes(routes));
+    let mut client = Client::of(&server);
+    client.send(request("POST", "/", "Content-Length: 5\r\nExpect: 100-continue\r\n"));
+    let answer = client.head_answer();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    go_on.send_blocking(()).unwrap();
+    assert_eq!(client.chunk(), b"answered");
+    assert_eq!(client.chunk(), b"");
+    client.expect_end();
+    server.finish();
+}
+
+// It was the client's fault (408), and if the body had been too slow meanwhile nobody looked at the clock again.
+#[test]
+fn a_route_that_has_waited_for_the_body_and_then_hangs_is_a_503() {
+    let routes = Routes::new().post("/", async |_: &Request, body: &mut Body| -> Reply {
+        assert!(futures_lite::future::poll_once(body.chunk()).await.is_none());
+        std::future::pending().await
+    });
+    // Longer than the grace of a slow body.
+    for time in [BRIEF, Duration::from_millis(2500)] {
+        let server = start(
+            Server::builder()
+                .routes(routes.clone())
+                .configure(|config| config.timeouts.request = time),
+        );
+        let mut client = Client::of(&server);
+        client.send(request("POST", "/", "Content-Length: 5\r\n"));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        client.expect_end();
+        server.finish();
+    }
+}
+
 #[test]
 fn a_body_that_nobody_reads_is_passed_over_or_ends_the_connection() {
     let server = start(app());
@@ -182,10 +229,8 @@ fn a_body_that_nobody_reads_is_passed_over_or_ends_the_connection() {
 
 #[test]
 fn a_body_that_does_not_come_is_a_408() {
-    let server = start(app().configure(|config| {
-        config.timeouts.request = BRIEF;
-        config.limits.body_bytes_per_second = 1_000_000;
-    }));
+    // By the time for the answer, long before the grace of a slow body.
+    let server = start(app().configure(|config| config.timeouts.request = BRIEF));
     for begun in [post("/echo", "hello"), chunked("/echo", "5\r\nhello\r\n0\r\n\r\n")] {
         let mut client = Client::of(&server);
         client.send(&begun[..begun.len() - 3]);

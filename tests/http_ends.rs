@@ -70,6 +70,57 @@ fn a_route_is_dropped_when_its_connection_breaks() {
     server.finish();
 }
 
+// What was sent ahead had filled what is kept of it, or its end had been seen, and nobody looked at the socket then.
+#[test]
+fn a_reset_is_noticed_also_where_nothing_more_is_read() {
+    let (app, says, _go_on) = waiting();
+    let server = start(app);
+    for full in [true, false] {
+        let mut client = Client::of(&server);
+        client.send(get("/wait"));
+        assert_eq!(says.next(), "asked");
+        if full {
+            client.send(get("/").repeat(2000));
+        } else {
+            client.raw().end_writing();
+        }
+        // The server is at least a turn further.
+        Client::of(&server).ping();
+        client.into_raw().reset();
+        assert_eq!(says.next(), "dropped");
+    }
+    server.finish();
+}
+
+#[test]
+fn a_stream_is_dropped_at_the_clients_end_also_behind_what_is_not_read() {
+    let (said, says) = heard();
+    let said = Mutex::new(said);
+    let routes = Routes::new().get("/", async move |_: &Request, _: &mut Body| {
+        let guard = Guard(said.lock().unwrap().clone());
+        Reply::stream(futures_lite::stream::once_future(async move {
+            let _guard = guard;
+            std::future::pending().await
+        }))
+    });
+    let server = start(Server::builder().routes(routes));
+    let mut memory = server.handle.connect().unwrap();
+    let ahead = get("/").repeat(2000);
+    within(async {
+        use futures_lite::AsyncWriteExt;
+        memory.write_all(get("/").as_bytes()).await.unwrap();
+        memory.write_all(ahead.as_bytes()).await.unwrap();
+        memory.close().await.unwrap();
+    });
+    assert_eq!(says.next(), "dropped");
+    let mut client = Client::of(&server);
+    client.send(get("/") + &ahead);
+    assert_eq!(client.head_answer().status, 200);
+    client.raw().end_writing();
+    assert_eq!(says.next(), "dropped");
+    server.finish();
+}
+
 #[test]
 fn a_stop_ends_idle_connections_and_lets_requests_finish() {
     let (app, says, go_on) = waiting();
@@ -124,13 +175,24 @@ fn a_route_may_stop_the_server() {
 fn a_head_that_has_begun_is_told_of_the_stop() {
     let (app, ..) = waiting();
     let server = start(app);
-    let mut client = Client::of(&server);
-    client.send(get("/") + "GET / HT");
-    assert_eq!(client.answer().text(), "home");
-    server.handle.request_stop();
-    // Nobody can tell whether the server had seen the beginning.
-    let rest = client.raw().read_to_end();
-    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 503 "), "{rest:?}");
+    let mut client = server.handle.connect().unwrap();
+    let rest = within(async {
+        use futures_lite::{AsyncReadExt, AsyncWriteExt};
+        // In one piece: whoever has read the request has read the beginning of the next.
+        client.write_all((get("/") + "GET / HT").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"home") {
+            let mut byte = [0];
+            client.read_exact(&mut byte).await.unwrap();
+            answer.extend(byte);
+        }
+        server.handle.request_stop();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        rest
+    });
+    let rest = String::from_utf8(rest).unwrap();
+    assert!(rest.starts_with("HTTP/1.1 503 ") && rest.contains("stopping"), "{rest}");
     server.finish();
 }
 
@@ -176,6 +238,56 @@ fn foreign_pages_are_refused_where_they_are_not_wanted_and_told_where_they_are()
     let answer = ask(&server, "OPTIONS", "/", &(foreign.to_owned() + preflight));
     assert_eq!((answer.status, answer.header("access-control-allow-origin")), (403, None));
     server.finish();
+}
+
+// A page that may use the routes was not told why it got no answer, and a fallback had to answer what browsers ask
+// before they ask.
+#[test]
+fn pages_that_may_use_the_routes_may_read_that_there_is_none_and_preflights_are_answered_for_the_fallback()
+ {
+    async fn yes(_: &Request, _: &mut Body) -> &'static str {
+        "yes"
+    }
+    let ours = "Origin: https://ours.example\r\n";
+    let foreign = "Origin: https://foreign.example\r\n";
+    let ask = |server: &TestServer, method, target, more: &str| {
+        let mut client = Client::of(server);
+        client.send(request(method, target, more));
+        let answer = client.answer();
+        (answer.status, answer.header("access-control-allow-origin").map(str::to_owned))
+    };
+    let routes = Routes::new().get("/public", yes).public().get("/", yes);
+    let routes = routes.origins(OriginPolicy::AllowList(vec!["https://ours.example".into()]));
+    let server = start(Server::builder().routes(routes.clone()).health());
+    let us = || Some("https://ours.example".to_owned());
+    assert_eq!(ask(&server, "GET", "/none", ours), (404, us()));
+    assert_eq!(ask(&server, "DELETE", "/", ours), (405, us()));
+    assert_eq!(ask(&server, "GET", "/none", foreign), (403, None));
+    assert_eq!(ask(&server, "DELETE", "/", foreign), (403, None));
+    assert_eq!(ask(&server, "DELETE", "/public", foreign), (405, Some("*".into())));
+    // The server's own go by the server's own policy.
+    assert_eq!(ask(&server, "DELETE", "/healthz", ours), (403, None));
+    server.finish();
+
+    let server = start(Server::builder().routes(routes.fallback(
+        async |request: &Request, _: &mut Body| {
+            assert_ne!(request.method(), "OPTIONS", "nobody but a browser asks so");
+            "fallback"
+        },
+    )));
+    let preflight = ours.to_owned() + "Access-Control-Request-Method: PATCH\r\n";
+    let mut client = Client::of(&server);
+    client.send(request("OPTIONS", "/any", &preflight));
+    let answer = client.answer();
+    assert_eq!(
+        (answer.status, answer.header("access-control-allow-methods")),
+        (204, Some("PATCH"))
+    );
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://ours.example"));
+    let preflight = foreign.to_owned() + "Access-Control-Request-Method: PATCH\r\n";
+    assert_eq!(ask(&server, "OPTIONS", "/any", &preflight), (403, None));
+    assert_eq!(ask(&server, "PATCH", "/any", ours), (200, us()));
+    assert_eq!(server.finish().panics, 0);
 }
 
 #[test]

@@ -31,6 +31,8 @@ const WRITABLE: u8 = 2;
 const HANGUP: u8 = 4;
 /// `EPOLLOUT` has been asked for.
 const ARMED: u8 = 8;
+/// Nothing can be sent to the peer any more: it has reset the connection, or closed both of its sides.
+const BROKEN: u8 = 16;
 
 /// A registered file descriptor; one task at a time waits for it.
 pub(crate) struct Source {
@@ -175,6 +177,9 @@ impl Source {
         if flags.intersects(E::RDHUP | E::HUP | E::ERR) {
             self.set(HANGUP);
         }
+        if flags.intersects(E::HUP | E::ERR) {
+            self.set(BROKEN);
+        }
         self.task.get()
     }
 
@@ -184,6 +189,15 @@ impl Source {
 
     pub(crate) fn is_writable(&self) -> bool {
         self.has(WRITABLE)
+    }
+
+    /// The peer has closed its side, or more than that.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.has(HANGUP)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.has(BROKEN)
     }
 
     /// A call that takes said `WouldBlock`.

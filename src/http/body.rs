@@ -72,6 +72,7 @@ impl Body {
     ///
     /// Safe: nothing is lost.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let _waiting = Waiting(&self.intake);
         poll_fn(|cx| self.intake.poll_chunk(cx)).await
     }
 
@@ -190,6 +191,15 @@ impl From<BodyError> for Reply {
     }
 }
 
+/// Who waits for a piece, until it has it or waits for it no longer.
+struct Waiting<'a>(&'a Intake);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.nobody_waits();
+    }
+}
+
 /// What has been received on a connection and not yet been taken: the rest of a body, then further requests.
 #[derive(Default)]
 pub(crate) struct Intake(RefCell<State>);
@@ -257,6 +267,20 @@ impl Intake {
         let mut state = self.lock();
         state.failed.get_or_insert(error);
         state.wake();
+    }
+
+    /// Nothing more is wanted of the body.
+    fn nobody_waits(&self) {
+        let mut state = self.lock();
+        state.wanted = false;
+        state.waker = None;
+    }
+
+    /// The answer is there: nobody reads the body any more, and a 100 would come in the middle of it. Whether the
+    /// client still waits for one.
+    pub(crate) fn close(&self) -> bool {
+        self.nobody_waits();
+        std::mem::take(&mut self.lock().expects)
     }
 
     fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {

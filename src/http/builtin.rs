@@ -156,7 +156,7 @@ impl Builtin {
         };
         match self.methods() {
             methods if methods.contains(as_get) => Found::Builtin(self),
-            methods => Found::Methods(methods.to_vec()),
+            methods => Found::Methods { methods: methods.to_vec(), public: false },
         }
     }
 

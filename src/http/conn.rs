@@ -17,7 +17,7 @@ use super::reply::Parts;
 use crate::executor::{Size, Time, Timer, Worker, panic_text};
 use crate::session::Handler;
 use crate::shutdown::Phase;
-use crate::transport::Transport;
+use crate::transport::{Parting, Transport};
 
 /// Bytes that are received ahead while a request is being answered: the end of the stream is behind what is sent
 /// ahead. One more read than this may be kept.
@@ -26,6 +26,12 @@ const READ_AHEAD: usize = 16 * 1024;
 /// How long the rest of a body that nobody reads is waited for, as of a refused client.
 const PASS_OVER: Duration = Duration::from_secs(1);
 
+/// Bytes that are sent in one turn of the worker: some ten microseconds' work, after which the others have theirs.
+const IN_TURN: usize = 64 * 1024;
+
+/// What a part of a body counts at least in a turn, also an empty one: it has been asked for.
+const PART: usize = 256;
+
 /// RFC 9110 section 15.2.1.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -33,8 +39,8 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 pub(super) enum Interrupt {
     /// The client has gone, or the connection has failed.
     Gone(io::Error),
-    /// Its deadline is over.
-    Late,
+    /// Its deadline is over; whether the client's body was waited for.
+    Late { for_body: bool },
     /// The server stops, and there is no more time.
     Stop,
 }
@@ -58,6 +64,10 @@ pub(super) struct Conn<'t> {
     waited: Duration,
     /// Since when somebody does.
     since: Option<Time>,
+    /// What has been sent in this turn, in bytes.
+    sent: usize,
+    /// How long the client may yet take nothing of this answer.
+    patience: Duration,
 }
 
 impl<'t> Conn<'t> {
@@ -74,14 +84,17 @@ impl<'t> Conn<'t> {
             received: 0,
             waited: Duration::ZERO,
             since: None,
+            sent: 0,
+            patience: Duration::ZERO,
         }
     }
 
-    /// The body of another request is to come.
-    pub(super) fn begin_body(&mut self) {
+    /// Another request begins: its body is to come, and an answer whose client may take nothing for so long.
+    pub(super) fn begin(&mut self, write_stall: Duration) {
         self.received = 0;
         self.waited = Duration::ZERO;
         self.since = None;
+        self.patience = write_stall;
     }
 
     /// Waits for more input, or its end, until then.
@@ -98,7 +111,7 @@ impl<'t> Conn<'t> {
                 return Poll::Ready(Err(Interrupt::Stop));
             }
             if door.worker.now() >= until {
-                return Poll::Ready(Err(Interrupt::Late));
+                return Poll::Ready(Err(Interrupt::Late { for_body: false }));
             }
             self.timer.set(until);
             Poll::Pending
@@ -136,23 +149,26 @@ impl<'t> Conn<'t> {
             if let Poll::Ready(value) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(value));
             }
-            if let Err(error) = self.hear(cx, door.worker) {
-                return Poll::Ready(Err(Interrupt::Gone(error)));
-            }
-            if at_end == AtEnd::Drop && self.intake.look().ended {
+            let ended = match self.hear(cx, door.worker) {
+                Ok(ended) => ended,
+                Err(error) => return Poll::Ready(Err(Interrupt::Gone(error))),
+            };
+            if ended && at_end == AtEnd::Drop {
                 let ended = io::ErrorKind::UnexpectedEof.into();
                 return Poll::Ready(Err(Interrupt::Gone(ended)));
             }
             let now = door.worker.now();
-            let slowest = self.slowest(now, door.hub.config.limits.body_bytes_per_second);
-            if now >= slowest {
-                self.since = None;
-                self.intake.fail(BodyError::TooSlow);
-                return Poll::Pending;
-            }
+            let mut slowest = self.slowest(now, door.hub.config.limits.body_bytes_per_second);
             let deadline = if door.parked.get() { Time::NEVER } else { deadline };
             if now >= deadline {
-                return Poll::Ready(Err(Interrupt::Late));
+                // Only now: whoever waits for the body is dropped with the future.
+                let for_body = self.intake.look().wanted;
+                return Poll::Ready(Err(Interrupt::Late { for_body }));
+            }
+            if now >= slowest {
+                // Who waits is told, and nobody waits any longer.
+                self.intake.fail(BodyError::TooSlow);
+                slowest = self.slowest(now, 0);
             }
             let stop = match must_stop(door) {
                 Ok(stop) => stop,
@@ -164,8 +180,8 @@ impl<'t> Conn<'t> {
         .await
     }
 
-    /// Receives while there is somebody or some room for it.
-    fn hear(&mut self, cx: &mut Context<'_>, worker: &Worker) -> io::Result<()> {
+    /// Receives while there is somebody or some room for it. True: the client sends nothing further.
+    fn hear(&mut self, cx: &mut Context<'_>, worker: &Worker) -> io::Result<bool> {
         loop {
             let wanted = {
                 let mut state = self.intake.lock();
@@ -173,7 +189,12 @@ impl<'t> Conn<'t> {
                     self.interim = CONTINUE;
                 }
                 if state.ended || (!state.wanted && state.input.len() >= READ_AHEAD) {
-                    return Ok(());
+                    // No read tells of what happens behind that.
+                    return match self.transport.parting(cx) {
+                        Parting::No => Ok(state.ended),
+                        Parting::Ended => Ok(true),
+                        Parting::Broken => Err(io::ErrorKind::ConnectionReset.into()),
+                    };
                 }
                 state.wanted
             };
@@ -188,7 +209,7 @@ impl<'t> Conn<'t> {
             match self.poll_fill(cx, worker) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(false),
             }
             if wanted {
                 if let Some(since) = self.since.take() {
@@ -202,7 +223,9 @@ impl<'t> Conn<'t> {
     /// When the body that somebody waits for will have been too slow.
     fn slowest(&mut self, now: Time, bytes_per_second: u32) -> Time {
         if !self.intake.look().wanted {
-            self.since = None;
+            if let Some(since) = self.since.take() {
+                self.waited += now.since(since);
+            }
             return Time::NEVER;
         }
         let since = *self.since.get_or_insert(now);
@@ -228,16 +251,19 @@ impl<'t> Conn<'t> {
         Ok(true)
     }
 
-    /// Writes all of this; the client has to take something of it again and again.
+    /// Writes all of this. While the client takes none of it its patience is used up, and every byte that it takes
+    /// gives some back: a client that takes a byte now and then is not one that takes its answer.
     pub(super) async fn write<H: Handler>(
         &mut self,
         door: &Door<'_, H>,
         [first, second, third]: [&[u8]; 3],
     ) -> Result<(), Interrupt> {
         let stall = door.hub.config.timeouts.write_stall;
-        let mut until = door.worker.now() + stall;
+        let rate = door.hub.config.limits.body_bytes_per_second.max(1);
+        let mut since = None;
         // Whoever has begun to write goes on with it.
         let parts = [std::mem::take(&mut self.interim), first, second, third];
+        let all: usize = parts.iter().map(|part| part.len()).sum();
         let mut written = 0;
         poll_fn(|cx| {
             loop {
@@ -262,12 +288,28 @@ impl<'t> Conn<'t> {
                     }
                     Poll::Ready(Ok(count)) => {
                         written += count;
-                        until = door.worker.now() + stall;
+                        if let Some(since) = since.take() {
+                            let waited = door.worker.now().since(since);
+                            self.patience = self.patience.saturating_sub(waited);
+                        }
+                        let earned = Duration::from_secs(count as u64) / rate;
+                        self.patience = self.patience.saturating_add(earned).min(stall);
+                        self.sent += count;
+                        if self.sent >= IN_TURN && written < all {
+                            self.sent = 0;
+                            if let Err(stopped) = must_stop(door) {
+                                return Poll::Ready(Err(stopped));
+                            }
+                            door.worker.yield_turn();
+                            return Poll::Pending;
+                        }
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(Interrupt::Gone(error))),
                     Poll::Pending => {
-                        if door.worker.now() >= until {
-                            return Poll::Ready(Err(Interrupt::Late));
+                        let now = door.worker.now();
+                        let until = *since.get_or_insert(now) + self.patience;
+                        if now >= until {
+                            return Poll::Ready(Err(Interrupt::Late { for_body: false }));
                         }
                         let stop = match must_stop(door) {
                             Ok(stop) => stop,
@@ -282,20 +324,27 @@ impl<'t> Conn<'t> {
         .await
     }
 
-    /// Writes a body that comes part by part, in chunks if its length is not known.
+    /// Writes a body that comes part by part, in chunks if its length is not known. With `patience` for each part.
     pub(super) async fn stream<H: Handler>(
         &mut self,
         door: &Door<'_, H>,
         mut parts: Parts,
         length: Option<u64>,
         together: usize,
+        patience: Option<Duration>,
     ) -> Result<(), Interrupt> {
         // Whoever has asked for something that has an end gets it, also if he has nothing more to say.
         let at_end = if length.is_some() { AtEnd::GoOn } else { AtEnd::Drop };
         let mut left = length;
         while left != Some(0) {
+            if self.sent >= IN_TURN {
+                self.sent = 0;
+                // What is always ready would leave no turn to anybody, nor hear of the client's end or the stop.
+                self.attend(door, Time::NEVER, at_end, next_turn(door.worker)).await?;
+            }
             let next = AssertUnwindSafe(parts.next()).catch_unwind();
-            let mut next = match self.attend(door, Time::NEVER, at_end, next).await? {
+            let until = patience.map_or(Time::NEVER, |patience| door.worker.now() + patience);
+            let mut next = match self.attend(door, until, at_end, next).await? {
                 Ok(next) => next.transpose(),
                 Err(panic) => {
                     door.hub.endings.panicked();
@@ -309,7 +358,8 @@ impl<'t> Conn<'t> {
             let mut finished = false;
             let mut broken = None;
             while let Some(first) = next.as_ref() {
-                if first.len().max(several.len()) >= together || finished {
+                self.sent += PART;
+                if first.len().max(several.len()) >= together || finished || self.sent >= IN_TURN {
                     break;
                 }
                 let more = AssertUnwindSafe(future::poll_once(parts.next())).catch_unwind().await;
@@ -379,6 +429,19 @@ impl<'t> Conn<'t> {
         })
         .await;
     }
+}
+
+/// Ready in the worker's next turn.
+async fn next_turn(worker: &Worker) {
+    let mut yielded = false;
+    poll_fn(|_| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        worker.yield_turn();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// When the server's stop cuts what is under way; an error if it does so now.

@@ -22,10 +22,10 @@ use super::refusal::Refusal;
 use super::reply::{Reply, ReplyBody};
 use super::request::Request;
 use super::response::{self, Length};
-use super::routes::{Call, Found, Routes, Target};
+use super::routes::{Call, Found, Route, Routes, Target};
 use super::upgrade;
 use crate::executor::Time;
-use crate::hub::{Address, Endings, Handshake};
+use crate::hub::{Address, Endings, Handshake, HttpPlace};
 use crate::session::Handler;
 use crate::transport::Transport;
 
@@ -147,7 +147,7 @@ impl<H: Handler> Door<'_, H> {
     fn take_place(&self) -> bool {
         let nearest = self.nearest.get();
         let address = Address::of(nearest).filter(|_| !self.hub.config.proxies.trusts(nearest));
-        let place = self.hub.limits.http(address);
+        let place = self.hub.limits.http(address, self.site.map(|site| &site.reserve));
         let taken = place.is_some();
         self.place.replace(place);
         taken
@@ -155,6 +155,8 @@ impl<H: Handler> Door<'_, H> {
 
     /// The head of the next request. `None`: there is none, and the connection can be closed.
     async fn next_head(&self, conn: &mut Conn<'_>) -> Result<Option<Vec<u8>>, Outcome> {
+        // What is said of a head that cannot be read has a body, also behind a HEAD.
+        self.head_only.set(false);
         let (limits, timeouts) = (&self.hub.config.limits, &self.hub.config.timeouts);
         let mut scanner = HeadScanner::default();
         let idle = self.worker.now() + timeouts.keep_alive;
@@ -187,7 +189,7 @@ impl<H: Handler> Door<'_, H> {
                 Ok(()) => {}
                 Err(Interrupt::Gone(error)) => return Err(Outcome::Gone(error)),
                 Err(_) if begun.is_none() => return Ok(None),
-                Err(Interrupt::Late) => {
+                Err(Interrupt::Late { .. }) => {
                     let slow = "the request head arrives too slowly: send it at once";
                     return Err(Refusal::request_timeout(slow).into());
                 }
@@ -200,20 +202,20 @@ impl<H: Handler> Door<'_, H> {
 
     /// One request and its answer.
     async fn exchange(&self, conn: &mut Conn<'_>, request: &Request) -> After {
-        let in_flight = InFlight { endings: &self.hub.endings, cut: Cell::new(true), door: self };
+        let in_flight = InFlight { end: Cell::new(End::Cut), door: self };
         let config = &self.hub.config;
         let began = self.worker.clock().precise();
         let wants = match Wants::of(request) {
             Ok(wants) => wants,
             Err(refusal) => {
                 self.refuse(conn.transport, &refusal.into_response()).await;
-                in_flight.cut.set(false);
+                in_flight.end.set(End::Answered);
                 return After::Gone;
             }
         };
         let framing = request.framing();
         conn.intake.begin(framing, config.limits.body_bytes, wants.told_to_go_on);
-        conn.begin_body();
+        conn.begin(config.timeouts.write_stall);
         let (plan, policy) = self.plan(request, &conn.intake);
         let at_end = match plan {
             Plan::Builtin(_) => AtEnd::Drop,
@@ -232,14 +234,14 @@ impl<H: Handler> Door<'_, H> {
             }
             Err(Interrupt::Gone(error)) => {
                 log::debug!("{}: gone before it was answered: {error}", self.name());
-                in_flight.cut.set(false);
+                in_flight.end.set(End::Abandoned);
                 return After::Gone;
             }
             Err(Interrupt::Stop) => return After::Gone,
-            Err(Interrupt::Late) => {
+            Err(Interrupt::Late { for_body }) => {
                 close = true;
                 // The client's fault if we waited for it.
-                let refusal = match conn.intake.look().wanted {
+                let refusal = match for_body {
                     true => Refusal::request_timeout("the body took too long: send it at once"),
                     false => Refusal::unavailable("the answer took too long"),
                 };
@@ -257,18 +259,18 @@ impl<H: Handler> Door<'_, H> {
         }
         match after {
             Ok(after) => {
-                in_flight.cut.set(false);
+                in_flight.end.set(End::Answered);
                 after
             }
             Err(Interrupt::Stop) => After::Gone,
-            Err(Interrupt::Late) => {
+            Err(Interrupt::Late { .. }) => {
                 log::debug!("{}: the answer was not taken in time", self.name());
-                in_flight.cut.set(false);
+                in_flight.end.set(End::Abandoned);
                 After::Gone
             }
             Err(Interrupt::Gone(error)) => {
                 log::debug!("{}: gone before the end of the answer: {error}", self.name());
-                in_flight.cut.set(false);
+                in_flight.end.set(End::Abandoned);
                 After::Gone
             }
         }
@@ -286,12 +288,14 @@ impl<H: Handler> Door<'_, H> {
         if let Some(policy) = policy {
             cors::allow(policy, request, &mut reply);
         }
-        let waits = conn.intake.look().expects;
+        let waits = conn.intake.close();
         let passed = conn.intake.pass_over();
         let little = conn.intake.left().is_some_and(|left| left <= PASSED_OVER);
         // Whoever was not told to go on may do so or not: where its next request begins nobody knows.
         close |= !passed && (waits || !little || conn.intake.failed());
         close |= self.hub.shutdown.is_stopping() || response::closes(&reply.headers);
+        // Who waits for nothing shall not hold what others need.
+        close |= self.place.borrow().as_ref().is_some_and(HttpPlace::is_scarce);
         if !matches!(reply.body, ReplyBody::Stream { .. }) {
             close |= !self.return_to_place();
         }
@@ -317,25 +321,42 @@ impl<H: Handler> Door<'_, H> {
         intake: &Rc<Intake>,
     ) -> (Plan<'a>, Option<&'a OriginPolicy>) {
         let config = &self.hub.config;
-        let routes = self.site.or(config.routes.as_ref());
-        let find = |method: &Method| match Builtin::find(config, request.path()) {
-            Some(builtin) if self.site.is_none() => builtin.found(method),
-            _ => routes.map_or(Found::Nothing, |routes| routes.find(request, method)),
+        let routes = self.site.map(|site| &site.routes).or(config.routes.as_ref());
+        let builtin = match self.site {
+            None => Builtin::find(config, request.path()),
+            Some(_) => None,
+        };
+        let find = |method: &Method| match (builtin, routes) {
+            (Some(builtin), _) => builtin.found(method),
+            (None, Some(routes)) => routes.find(request, method),
+            (None, None) => Found::Nothing,
         };
         let of_routes = routes.and_then(|routes| routes.origins.as_ref());
         let policy_of = |found: &Found<'_>| match found {
-            Found::Route(route) if route.public => &OriginPolicy::Any,
-            Found::Route(_) | Found::Fallback(_) => of_routes.unwrap_or(&config.origins),
-            _ => &config.origins,
+            Found::Route(Route { public: true, .. }) | Found::Methods { public: true, .. } => {
+                &OriginPolicy::Any
+            }
+            _ if builtin.is_some() => &config.origins,
+            // That there is nothing is the routes' answer as well.
+            _ => of_routes.unwrap_or(&config.origins),
         };
-        let mut found = find(request.method());
-        if let (Found::Methods(methods), &Method::OPTIONS) = (&found, request.method()) {
-            let methods = Routes::allowed(methods);
+        let found = find(request.method());
+        let asks =
+            if request.method() == Method::OPTIONS { Some(cors::preflight(request)) } else { None };
+        let preflight = match (&found, asks) {
             // What the browser wants to know is whether it may send another one.
-            let Some(wanted) = cors::preflight(request) else {
-                return (Plan::Reply(Reply::options(&methods)), None);
-            };
-            found = find(&wanted);
+            (Found::Methods { methods, .. }, Some(Some(wanted))) => {
+                Some((Routes::allowed(methods), wanted))
+            }
+            // It takes all methods, and is not asked what it was not sent.
+            (Found::Fallback(_), Some(Some(wanted))) => Some((wanted.to_string(), wanted)),
+            (Found::Methods { methods, .. }, Some(None)) => {
+                return (Plan::Reply(Reply::options(&Routes::allowed(methods))), None);
+            }
+            _ => None,
+        };
+        if let Some((methods, wanted)) = preflight {
+            let found = find(&wanted);
             let policy = policy_of(&found);
             return match policy.check(request) {
                 Ok(()) => {
@@ -362,7 +383,9 @@ impl<H: Handler> Door<'_, H> {
             }
             Found::Builtin(builtin) => Plan::Builtin(builtin),
             Found::Fallback(call) => Plan::Call(call),
-            Found::Methods(methods) => Plan::Reply(Reply::not_allowed(&Routes::allowed(&methods))),
+            Found::Methods { methods, .. } => {
+                Plan::Reply(Reply::not_allowed(&Routes::allowed(&methods)))
+            }
             Found::Nothing => Plan::Reply(Reply::sentence(
                 StatusCode::NOT_FOUND,
                 "nothing is served at this path",
@@ -375,7 +398,7 @@ impl<H: Handler> Door<'_, H> {
         match plan {
             Plan::Builtin(builtin) => Box::pin(builtin.answer(self, request, body)).await,
             Plan::Call(call) => call(request, body).await,
-            Plan::Folder(folder) => Box::pin(folder.answer(request)).await,
+            Plan::Folder(folder) => Box::pin(folder.answer(request, &self.hub.limits)).await,
             Plan::Reply(reply) => reply,
         }
     }
@@ -414,8 +437,9 @@ impl<H: Handler> Door<'_, H> {
         self.worker.pool().give(head);
         sent?;
         match body {
-            ReplyBody::Stream { length, stream } if !without_body => {
-                conn.stream(self, stream, length, TOGETHER).await
+            ReplyBody::Stream { length, stream, in_time } if !without_body => {
+                let patience = in_time.then_some(self.hub.config.timeouts.request);
+                conn.stream(self, stream, length, TOGETHER, patience).await
             }
             _ => Ok(()),
         }
@@ -450,17 +474,30 @@ impl Wants {
 
 /// A request that is being answered: counted when the server stops meanwhile.
 struct InFlight<'a, 'd, H> {
-    endings: &'a Endings,
-    /// Whether it has not come to its end.
-    cut: Cell<bool>,
+    end: Cell<End>,
     door: &'a Door<'d, H>,
+}
+
+/// What has become of it.
+#[derive(Clone, Copy)]
+enum End {
+    /// All of its answer has been sent.
+    Answered,
+    /// The client has gone, or has not taken its answer.
+    Abandoned,
+    /// The server has not come to that.
+    Cut,
 }
 
 impl<H> Drop for InFlight<'_, '_, H> {
     fn drop(&mut self) {
         if self.door.hub.shutdown.is_stopping() {
-            let Endings { requests, requests_cut, .. } = self.endings;
-            let counter = if self.cut.get() { requests_cut } else { requests };
+            let Endings { requests, requests_cut, .. } = &self.door.hub.endings;
+            let counter = match self.end.get() {
+                End::Answered => requests,
+                End::Abandoned => return,
+                End::Cut => requests_cut,
+            };
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -18,9 +18,11 @@ use futures_lite::stream;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use super::refusal::Refusal;
 use super::reply::Reply;
 use super::request::Request;
 use super::token;
+use crate::hub::{Limits, OpenFile};
 
 /// Bytes that are read at a time, and that an answer holds at most: a page or a script is one such piece, and
 /// is read when its file is opened.
@@ -35,16 +37,37 @@ pub(crate) struct Folder {
     root: Arc<Path>,
 }
 
-/// A file that may be served.
+/// A file that may be served, and what of it.
 struct Found {
-    file: File,
+    version: Version,
+    wanted: Wanted,
+    content: Content,
+}
+
+/// What a file is known by.
+struct Version {
     size: u64,
     modified: SystemTime,
 }
 
+/// What has been read of a file.
+enum Content {
+    /// Nothing is to be sent.
+    Nothing,
+    All(Bytes),
+    /// It is read piece by piece.
+    Open(Opened),
+}
+
+/// A file, among as many as may be open.
+struct Opened {
+    file: File,
+    _permission: OpenFile,
+}
+
 /// What there is at a path.
 enum Place {
-    File(Found, Option<Bytes>),
+    File(Found),
     Folder,
     Nothing,
 }
@@ -65,7 +88,7 @@ impl Folder {
         }
     }
 
-    pub(super) async fn answer(&self, request: &Request) -> Reply {
+    pub(super) async fn answer(&self, request: &Request, limits: &Arc<Limits>) -> Reply {
         let Some(mut path) = relative(request) else { return nothing() };
         let is_folder = path.is_empty() || path.ends_with('/');
         // The name of the mount itself, without its slash.
@@ -77,13 +100,24 @@ impl Folder {
         }
         let kind = kind(&path);
         let root = Arc::clone(&self.root);
-        let read = request.method() != Method::HEAD;
+        let asked = Asked::of(request);
+        let Some(permission) = limits.file() else {
+            return Refusal::unavailable("the server has as many files open as it may have").into();
+        };
         // A file may be on a disk that is far away.
-        let place = smol::unblock(move || look(&root, Path::new(&path), read)).await;
+        let place = smol::unblock(move || look(&root, Path::new(&path), &asked, permission)).await;
         match place {
-            Ok(Place::File(found, content)) => serve(request, found, content, kind),
+            Ok(Place::File(found)) => serve(found, kind),
             Ok(Place::Folder) if !is_folder => with_slash(request),
             Ok(Place::Folder | Place::Nothing) => nothing(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                log::debug!(
+                    "{} in {}: it shrinks again and again",
+                    request.path(),
+                    self.root.display()
+                );
+                Refusal::unavailable("the file is being written").into()
+            }
             Err(error) => {
                 log::error!("{} in {}: {error}", request.path(), self.root.display());
                 let status = match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -134,8 +168,12 @@ fn with_slash(request: &Request) -> Reply {
     }
 }
 
-/// Looks for a file; of a small one, with its content. Blocks.
-fn look(root: &Path, path: &Path, read: bool) -> io::Result<Place> {
+/// Looks for a file; reads what is wanted of it, if that is little. Blocks.
+///
+/// # Errors
+///
+/// `UnexpectedEof` of a file that has become smaller while it was read, each time it was tried.
+fn look(root: &Path, path: &Path, asked: &Asked, permission: OpenFile) -> io::Result<Place> {
     let fd = match open(root, path) {
         Ok(fd) => fd,
         // XDEV: it leads out of the folder.
@@ -153,19 +191,33 @@ fn look(root: &Path, path: &Path, read: bool) -> io::Result<Place> {
         Err(error) => return Err(error.into()),
     };
     let file = File::from(fd);
-    let about = file.metadata()?;
-    if about.is_dir() {
-        return Ok(Place::Folder);
+    // Somebody may write it anew between the look and the read; then it is looked at again.
+    for _ in 0..3 {
+        let about = file.metadata()?;
+        if about.is_dir() {
+            return Ok(Place::Folder);
+        }
+        // Devices and pipes have no end.
+        if !about.is_file() {
+            return Ok(Place::Nothing);
+        }
+        let modified = about.modified().unwrap_or(UNIX_EPOCH);
+        let version = Version { size: about.len(), modified };
+        let wanted = asked.wanted(&version);
+        let content = match wanted.bytes(version.size) {
+            None => Content::Nothing,
+            Some((start, end)) => match usize::try_from(end - start) {
+                Ok(len) if len <= PIECE && !asked.head => match piece(&file, start, len) {
+                    Ok(bytes) => Content::All(bytes),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+                    Err(error) => return Err(error),
+                },
+                _ => Content::Open(Opened { file, _permission: permission }),
+            },
+        };
+        return Ok(Place::File(Found { version, wanted, content }));
     }
-    // Devices and pipes have no end.
-    if !about.is_file() {
-        return Ok(Place::Nothing);
-    }
-    let modified = about.modified().unwrap_or(UNIX_EPOCH);
-    let found = Found { file, size: about.len(), modified };
-    let small = usize::try_from(found.size).ok().filter(|size| read && *size <= PIECE);
-    let content = small.map(|size| piece(&found.file, 0, size)).transpose()?;
-    Ok(Place::File(found, content))
+    Err(io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Opens it if it is in the folder, also where links lead elsewhere: the kernel sees to it.
@@ -206,11 +258,24 @@ fn piece(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-fn serve(request: &Request, found: Found, content: Option<Bytes>, kind: &'static str) -> Reply {
-    let Found { file, size, modified } = found;
-    let since = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let tag = format!("W/\"{size:x}-{:x}\"", since.as_nanos());
-    let date = httpdate::fmt_http_date(modified);
+impl Version {
+    /// Since the epoch.
+    fn since(&self) -> Duration {
+        self.modified.duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    fn tag(&self) -> String {
+        format!("W/\"{:x}-{:x}\"", self.size, self.since().as_nanos())
+    }
+
+    fn date(&self) -> String {
+        httpdate::fmt_http_date(self.modified)
+    }
+}
+
+fn serve(found: Found, kind: &'static str) -> Reply {
+    let Found { version, wanted, content } = found;
+    let (size, tag, date) = (version.size, version.tag(), version.date());
     let described = |reply: Reply| {
         let mut reply = reply
             .with_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))
@@ -222,13 +287,13 @@ fn serve(request: &Request, found: Found, content: Option<Bytes>, kind: &'static
         }
         reply
     };
-    if is_known(request, &tag, since) {
-        return described(Reply::new("").with_status(StatusCode::NOT_MODIFIED));
-    }
-    let wanted = range(request, size, &date, modified);
-    let (start, end, status) = match wanted {
-        Wanted::Whole => (0, size, StatusCode::OK),
-        Wanted::Part(start, end) => (start, end, StatusCode::PARTIAL_CONTENT),
+    let (start, end) = wanted.bytes(size).unwrap_or_default();
+    let status = match wanted {
+        Wanted::Whole => StatusCode::OK,
+        Wanted::Part(..) => StatusCode::PARTIAL_CONTENT,
+        Wanted::Known => {
+            return described(Reply::new("").with_status(StatusCode::NOT_MODIFIED));
+        }
         Wanted::Nothing => {
             let text = format!("the file has {size} bytes");
             let reply = Reply::sentence(StatusCode::RANGE_NOT_SATISFIABLE, text);
@@ -236,11 +301,12 @@ fn serve(request: &Request, found: Found, content: Option<Bytes>, kind: &'static
         }
     };
     let reply = match content {
-        Some(content) => {
-            let part = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
-            Reply::new(content.slice(part(start)..part(end)))
+        Content::Nothing => Reply::new(""),
+        Content::All(bytes) => Reply::new(bytes),
+        // The one who reads may be a disk that does not answer any more.
+        Content::Open(opened) => {
+            Reply::stream(pieces(opened, start, end)).with_length(end - start).in_time()
         }
-        None => Reply::stream(pieces(file, start, end)).with_length(end - start),
     };
     let reply = described(reply)
         .with_status(status)
@@ -264,35 +330,90 @@ fn content_range(reply: Reply, range: &str) -> Reply {
 
 /// Reads the next piece when the one before has been taken.
 fn pieces(
-    file: File,
+    opened: Opened,
     start: u64,
     end: u64,
 ) -> impl futures_lite::Stream<Item = io::Result<Bytes>> + 'static {
-    let file = Arc::new(file);
+    // Whoever still reads when nobody waits for it holds the permission, too.
+    let opened = Arc::new(opened);
     stream::try_unfold(start, move |at| {
-        let file = Arc::clone(&file);
+        let opened = Arc::clone(&opened);
         async move {
             let len = usize::try_from(end - at).map_or(PIECE, |left| left.min(PIECE));
             if len == 0 {
                 return Ok(None);
             }
-            let bytes = smol::unblock(move || piece(&file, at, len)).await?;
+            let bytes = smol::unblock(move || piece(&opened.file, at, len)).await?;
             Ok(Some((bytes, at + len as u64)))
         }
     })
 }
 
-/// Whether the client has it already (RFC 9110 sections 13.1.2 and 13.1.3).
-fn is_known(request: &Request, tag: &str, modified: Duration) -> bool {
-    let mut tags = request.header_all("if-none-match").peekable();
-    if tags.peek().is_some() {
-        let opaque = |tag: &[u8]| tag.strip_prefix(b"W/").unwrap_or(tag).to_vec();
-        let ours = opaque(tag.as_bytes());
+/// What a request says of the version that its client has, and of what it wants.
+struct Asked {
+    /// Everything but the content.
+    head: bool,
+    /// Tags that the client has, without their weakness.
+    tags: Option<Vec<Box<[u8]>>>,
+    /// When what the client has was changed, in seconds since the epoch.
+    since: Option<u64>,
+    /// One range of bytes, as it is written.
+    range: Option<Box<str>>,
+    if_range: Option<Box<[u8]>>,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let mut lines = request.header_all("if-none-match").peekable();
         // No tag of ours has a comma in it.
-        return tags.flat_map(token::elements).any(|it| it == b"*" || opaque(it) == ours);
+        let tags = lines.peek().is_some().then(|| {
+            let tags = lines.flat_map(token::elements);
+            tags.map(|tag| opaque(tag).into()).collect()
+        });
+        let mut ranges = request.header_all("range");
+        let range = match (ranges.next(), ranges.next(), request.method()) {
+            (Some(range), None, &Method::GET) => std::str::from_utf8(range).ok(),
+            _ => None,
+        };
+        Self {
+            head: request.method() == Method::HEAD,
+            tags,
+            since: request.header("if-modified-since").and_then(seconds),
+            range: range.and_then(|it| it.strip_prefix("bytes=")).map(|it| it.trim().into()),
+            if_range: request.header_bytes("if-range").map(Into::into),
+        }
     }
-    let since = request.header("if-modified-since").and_then(seconds);
-    since.is_some_and(|since| modified.as_secs() <= since)
+
+    /// What of this version is to be sent: one range, or the whole for whatever else stands there (RFC 9110 section
+    /// 14.2).
+    fn wanted(&self, version: &Version) -> Wanted {
+        if self.has(version) {
+            return Wanted::Known;
+        }
+        let Some(range) = &self.range else { return Wanted::Whole };
+        // Our tags are weak and match nothing here; a date does that is the same, and too old for a second change
+        // within its second (sections 13.1.5 and 8.8.2.2).
+        if let Some(sent) = &self.if_range {
+            let settled = version.modified.elapsed().is_ok_and(|age| age > Duration::from_secs(1));
+            if **sent != *version.date().as_bytes() || !settled {
+                return Wanted::Whole;
+            }
+        }
+        part(range, version.size)
+    }
+
+    /// Whether the client has it already (RFC 9110 sections 13.1.2 and 13.1.3).
+    fn has(&self, version: &Version) -> bool {
+        if let Some(tags) = &self.tags {
+            let ours = version.tag();
+            return tags.iter().any(|it| **it == *b"*" || **it == *opaque(ours.as_bytes()));
+        }
+        self.since.is_some_and(|since| version.since().as_secs() <= since)
+    }
+}
+
+fn opaque(tag: &[u8]) -> &[u8] {
+    tag.strip_prefix(b"W/").unwrap_or(tag)
 }
 
 /// A date in seconds since the epoch.
@@ -302,8 +423,10 @@ fn seconds(date: &str) -> Option<u64> {
 }
 
 /// What of a file is asked for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wanted {
+    /// Nothing: the client has it.
+    Known,
     Whole,
     /// From this byte up to, and not with, that one.
     Part(u64, u64),
@@ -311,25 +434,15 @@ enum Wanted {
     Nothing,
 }
 
-/// What of it is asked for: one range, or the whole for whatever else stands there (RFC 9110 section 14.2).
-fn range(request: &Request, size: u64, date: &str, modified: SystemTime) -> Wanted {
-    let mut values = request.header_all("range");
-    let (Some(value), None, &Method::GET) = (values.next(), values.next(), request.method()) else {
-        return Wanted::Whole;
-    };
-    // Our tags are weak and match nothing here; a date does that is the same, and too old for a second change
-    // within its second (sections 13.1.5 and 8.8.2.2).
-    if let Some(sent) = request.header_bytes("if-range") {
-        let settled = modified.elapsed().is_ok_and(|age| age > Duration::from_secs(1));
-        if sent != date.as_bytes() || !settled {
-            return Wanted::Whole;
+impl Wanted {
+    /// From where to where that is of so many bytes, if any are to be sent.
+    fn bytes(self, size: u64) -> Option<(u64, u64)> {
+        match self {
+            Self::Whole => Some((0, size)),
+            Self::Part(start, end) => Some((start, end)),
+            Self::Known | Self::Nothing => None,
         }
     }
-    let Some(value) = std::str::from_utf8(value).ok().and_then(|it| it.strip_prefix("bytes="))
-    else {
-        return Wanted::Whole;
-    };
-    part(value.trim(), size)
 }
 
 fn part(range: &str, size: u64) -> Wanted {
@@ -424,6 +537,40 @@ mod tests {
         }
         assert_eq!(part("0-", 0), Wanted::Nothing);
         assert_eq!(part("-1", 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn what_is_found_by_name_is_in_the_folder_also_through_links() {
+        let scratch = std::env::temp_dir().join(format!("coracle-files-{}", std::process::id()));
+        let root = scratch.join("root");
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        std::fs::write(scratch.join("secret"), "secret").unwrap();
+        std::fs::write(root.join("sub/file"), "file").unwrap();
+        let link = |to: &str, name: &str| {
+            std::os::unix::fs::symlink(to, root.join(name)).unwrap();
+        };
+        link("sub/file", "in");
+        link("../secret", "out");
+        link("..", "up");
+        link(scratch.to_str().unwrap(), "away");
+        link("loop", "loop");
+        let open = |path: &str| {
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+            let found = open_by_name(&root, Path::new(path), flags)?;
+            Ok(piece(&File::from(found), 0, 4).unwrap())
+        };
+        assert_eq!(open("sub/file"), Ok("file".into()));
+        assert_eq!(open("in"), Ok("file".into()));
+        for path in ["out", "up/secret", "away/secret", "../secret", "sub/../../secret"] {
+            assert_eq!(open(path), Err(Errno::XDEV), "{path}");
+        }
+        assert_eq!(open("none"), Err(Errno::NOENT));
+        assert_eq!(open("loop"), Err(Errno::LOOP));
+        // A neighbour whose name only begins alike.
+        std::fs::create_dir_all(scratch.join("root2")).unwrap();
+        std::fs::write(scratch.join("root2/file"), "file").unwrap();
+        assert_eq!(open("../root2/file"), Err(Errno::XDEV));
+        std::fs::remove_dir_all(scratch).unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use ::http::{Method, StatusCode};
 use futures_lite::{FutureExt, future};
 
+use super::Site;
 use super::extensions;
 use super::forwarded;
 use super::handover::Handed;
@@ -21,7 +22,6 @@ use super::head::HeadScanner;
 use super::refusal::Refusal;
 use super::request::Request;
 use super::response::{self, Response};
-use super::routes::Routes;
 use super::upgrade;
 use crate::executor::{Size, Time, Worker, panic_text};
 #[cfg(feature = "fallback")]
@@ -86,12 +86,12 @@ pub(crate) struct Door<'a, H> {
     #[cfg(feature = "fallback")]
     pub(crate) host: &'a dyn Host,
     /// The only routes of its listener, where there is no WebSocket.
-    pub(super) site: Option<&'a Routes>,
+    pub(super) site: Option<&'a Site>,
     /// Who has connected, as far as it is known by now: the peer, or for whom it has.
     pub(super) nearest: Cell<Peer>,
     client: Cell<Option<IpAddr>>,
     /// The request was a HEAD: its answer has no body.
-    head_only: Cell<bool>,
+    pub(super) head_only: Cell<bool>,
     /// The 101 has begun to leave.
     answering: Cell<bool>,
     /// When its handshake began: it may have been for something else before.
@@ -128,7 +128,7 @@ impl<'a, H: Handler> Door<'a, H> {
         hub: &'a Arc<Hub>,
         handler: &'a Arc<H>,
         peer: Peer,
-        site: Option<&'a Routes>,
+        site: Option<&'a Site>,
         #[cfg(feature = "fallback")] host: &'a dyn Host,
     ) -> Self {
         Self {

@@ -55,6 +55,7 @@ pub use reply::{IntoReply, Reply};
 pub use request::Request;
 pub use response::Response;
 pub use routes::Routes;
+pub(crate) use routes::Site;
 pub use upgrade::Upgrade;
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ fn of_routes(routes: &Routes, paths: &mut Map<String, Value>) {
     // `{*x}` as well, of which the first is meant more often.
     let mut shapes = HashSet::new();
     for (pattern, route) in routes.all() {
-        let path = pattern.as_str().replace("{*", "{");
+        let path = pattern.template();
         let names: Vec<&str> = pattern.names().collect();
         let mut shape = path.clone();
         for name in &names {
@@ -88,4 +88,26 @@ fn add(paths: &mut Map<String, Value>, path: &str, method: &Method, operation: V
 /// An answer with this description.
 pub(super) fn response(description: &str) -> Value {
     json!({ "description": description })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Body, Request};
+
+    // A path with a space or an accent stood there as it was written, which is no path of a URI.
+    #[test]
+    fn paths_are_written_as_they_are_asked_for() {
+        async fn nothing(_: &Request, _: &mut Body) {}
+        let routes = Routes::new()
+            .get("/a b/\u{e9}/100%/{name}", nothing)
+            .get("/plain-._~!$&'()*+,;=:@/{*rest}", nothing)
+            .get("/", nothing);
+        let config = Config { routes: Some(routes), ..Config::default() };
+        let document = document(&config);
+        let mut paths: Vec<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+        paths.sort();
+        let expected = ["/", "/a%20b/%C3%A9/100%25/{name}", "/plain-._~!$&'()*+,;=:@/{rest}"];
+        assert_eq!(paths, expected);
+    }
 }

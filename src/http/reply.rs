@@ -25,7 +25,12 @@ pub struct Reply {
 
 pub(crate) enum ReplyBody {
     Whole(Bytes),
-    Stream { length: Option<u64>, stream: Parts },
+    Stream {
+        length: Option<u64>,
+        stream: Parts,
+        /// Each part has only as long as an answer.
+        in_time: bool,
+    },
 }
 
 /// The parts of a body, as they come.
@@ -46,13 +51,14 @@ impl Reply {
     ///
     /// The stream runs on the connection's worker, and is polled only when the client has taken what came
     /// before. It is dropped when the client has gone: at the end of its stream, a reset, or when it takes nothing
-    /// for [`Timeouts::write_stall`](crate::config::Timeouts::write_stall). How long it may think is its own
+    /// for [`Timeouts::write_stall`](crate::config::Timeouts::write_stall), or too little. A stream that is always ready
+    /// leaves turns to the others of its worker. How long it may think is its own
     /// affair. An error cuts the connection, which tells the client that something is missing.
     pub fn stream(stream: impl Stream<Item = io::Result<Bytes>> + 'static) -> Self {
         Self {
             status: StatusCode::OK,
             headers: HeaderMap::new(),
-            body: ReplyBody::Stream { length: None, stream: Box::pin(stream) },
+            body: ReplyBody::Stream { length: None, stream: Box::pin(stream), in_time: false },
         }
     }
 
@@ -89,6 +95,14 @@ impl Reply {
     pub fn with_length(mut self, bytes: u64) -> Self {
         if let ReplyBody::Stream { length, .. } = &mut self.body {
             *length = Some(bytes);
+        }
+        self
+    }
+
+    /// With a stream whose parts have no more time than an answer has, each.
+    pub(crate) fn in_time(mut self) -> Self {
+        if let ReplyBody::Stream { in_time, .. } = &mut self.body {
+            *in_time = true;
         }
         self
     }
@@ -258,4 +272,38 @@ impl From<Response> for Reply {
 
 fn text(reply: Reply) -> Reply {
     reply.with_header(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_lite::{AsyncReadExt, AsyncWriteExt, future, stream};
+
+    use super::*;
+    use crate::{Body, Request, Routes, Server};
+
+    // A disk that did not answer any more held the connection, and its place, for ever.
+    #[test]
+    fn a_part_that_does_not_come_in_time_cuts_the_connection() {
+        let routes = Routes::new().get("/", async |_: &Request, _: &mut Body| {
+            let parts = stream::once(Ok(Bytes::from_static(b"begun")));
+            let parts = futures_lite::StreamExt::chain(parts, stream::pending());
+            Reply::stream(parts).with_length(10).in_time()
+        });
+        let server = Server::builder()
+            .bind("127.0.0.1:0")
+            .routes(routes)
+            .configure(|config| config.timeouts.request = Duration::from_millis(200))
+            .start()
+            .unwrap();
+        let mut client = server.connect().unwrap();
+        let mut answer = Vec::new();
+        future::block_on(async {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            client.read_to_end(&mut answer).await.unwrap();
+            assert!(answer.ends_with(b"\r\n\r\nbegun"), "{}", answer.escape_ascii());
+            server.stop().await;
+        });
+    }
 }

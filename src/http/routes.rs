@@ -13,6 +13,7 @@ use super::files::Folder;
 use super::origin::OriginPolicy;
 use super::reply::{IntoReply, Reply};
 use super::request::Request;
+use crate::hub::Reserve;
 use crate::paths::Pattern;
 
 /// The application's own HTTP endpoints, beside the WebSocket on the same listeners; for
@@ -51,8 +52,8 @@ pub struct Routes {
     entries: Vec<Entry>,
     fallback: Option<Arc<Call>>,
     pub(crate) origins: Option<OriginPolicy>,
-    /// Which route was added last.
-    last: Option<(usize, usize)>,
+    /// Which routes the last call has added.
+    last: Vec<(Arc<Pattern>, Method)>,
     /// The first thing that is wrong.
     problem: Option<String>,
 }
@@ -61,6 +62,19 @@ pub struct Routes {
 struct Entry {
     pattern: Arc<Pattern>,
     routes: Vec<Route>,
+}
+
+/// A listener that has routes of its own.
+pub(crate) struct Site {
+    pub(crate) routes: Routes,
+    /// What it answers with when the other listeners have taken all places.
+    pub(crate) reserve: Arc<Reserve>,
+}
+
+impl Site {
+    pub(crate) fn new(routes: Routes) -> Self {
+        Self { routes, reserve: Reserve::new() }
+    }
 }
 
 /// What is done for one method.
@@ -90,8 +104,11 @@ pub(crate) enum Found<'a> {
     Route(&'a Route),
     Builtin(Builtin),
     Fallback(&'a Arc<Call>),
-    /// Only these methods.
-    Methods(Vec<Method>),
+    /// Only these methods; whether any page may use all of them.
+    Methods {
+        methods: Vec<Method>,
+        public: bool,
+    },
     Nothing,
 }
 
@@ -182,11 +199,12 @@ impl Routes {
         if let Err(problem) = folder.check() {
             self.problem.get_or_insert(format!("routes: files of {prefix:?}: {problem}"));
         }
+        self.last.clear();
         for pattern in [format!("{prefix}/"), format!("{prefix}/{{*path}}")] {
-            self = self.add(Method::GET, &pattern, Target::Folder(Arc::clone(&folder)));
+            self.add_also(Method::GET, &pattern, Target::Folder(Arc::clone(&folder)));
         }
         if !prefix.is_empty() {
-            self = self.add(Method::GET, prefix, Target::Folder(folder));
+            self.add_also(Method::GET, prefix, Target::Folder(folder));
         }
         self
     }
@@ -213,20 +231,20 @@ impl Routes {
     /// `GET /healthz` and `GET /readyz`, as of [`Builder::health`](crate::Builder::health), for a listener of
     /// [`Builder::bind_http`](crate::Builder::bind_http).
     #[must_use]
-    pub fn health(self) -> Self {
-        self.add(Method::GET, Builtin::LIVE, Target::Builtin(Builtin::Live)).add(
-            Method::GET,
-            Builtin::READY,
-            Target::Builtin(Builtin::Ready),
-        )
+    pub fn health(mut self) -> Self {
+        self.last.clear();
+        self.add_also(Method::GET, Builtin::LIVE, Target::Builtin(Builtin::Live));
+        self.add_also(Method::GET, Builtin::READY, Target::Builtin(Builtin::Ready));
+        self
     }
 
     /// What the route that was added last is for, in a sentence, for the
-    /// [description](crate::Builder::openapi).
+    /// [description](crate::Builder::openapi). This and the following hold for all routes of the last call, for
+    /// example of [`files`](Self::files).
     #[must_use]
     pub fn summary(self, summary: impl Into<String>) -> Self {
         let summary = summary.into();
-        self.change_last("summary", |route| route.summary = Some(summary.into()))
+        self.change_last("summary", |route| route.summary = Some(summary.as_str().into()))
     }
 
     /// The largest body of the route that was added last, in bytes, instead of
@@ -257,26 +275,30 @@ impl Routes {
         self
     }
 
-    fn change_last(mut self, what: &str, change: impl FnOnce(&mut Route)) -> Self {
-        let last =
-            self.last.and_then(|(entry, route)| self.entries.get_mut(entry)?.routes.get_mut(route));
-        match last {
-            Some(route) => change(route),
-            None => {
-                self.problem.get_or_insert(format!(
-                    "routes: `{what}` follows no route that could be meant"
-                ));
-            }
+    fn change_last(mut self, what: &str, change: impl Fn(&mut Route)) -> Self {
+        if self.last.is_empty() {
+            let problem = format!("routes: `{what}` follows no route that could be meant");
+            self.problem.get_or_insert(problem);
+        }
+        for (pattern, method) in &self.last {
+            let entries = self.entries.iter_mut().filter(|it| Arc::ptr_eq(&it.pattern, pattern));
+            let routes = entries.flat_map(|entry| &mut entry.routes);
+            routes.filter(|route| route.method == *method).for_each(&change);
         }
         self
     }
 
     pub(crate) fn add(mut self, method: Method, pattern: &str, target: Target) -> Self {
-        self.last = None;
+        self.last.clear();
+        self.add_also(method, pattern, target);
+        self
+    }
+
+    /// The same for what belongs to the one before.
+    fn add_also(&mut self, method: Method, pattern: &str, target: Target) {
         if let Err(problem) = self.insert(method, pattern, target) {
             self.problem.get_or_insert(format!("routes: {pattern:?}: {problem}"));
         }
-        self
     }
 
     fn insert(&mut self, method: Method, pattern: &str, target: Target) -> Result<(), String> {
@@ -298,7 +320,7 @@ impl Routes {
         if entry.routes.iter().any(|route| route.method == method) {
             return Err(format!("there are two routes for {method}"));
         }
-        self.last = Some((at, entry.routes.len()));
+        self.last.push((Arc::clone(&entry.pattern), method.clone()));
         entry.routes.push(Route { method, target, summary: None, body_bytes: None, public: false });
         Ok(())
     }
@@ -332,6 +354,7 @@ impl Routes {
     pub(crate) fn find(&self, request: &Request, method: &Method) -> Found<'_> {
         let path = request.path();
         let mut methods = Vec::new();
+        let mut public = true;
         for entry in self.entries.iter().filter(|entry| entry.pattern.matches(path)) {
             let of = |wanted: &Method| entry.routes.iter().find(|route| route.method == *wanted);
             let head = || (*method == Method::HEAD).then(|| of(&Method::GET)).flatten();
@@ -339,10 +362,11 @@ impl Routes {
                 request.pattern().get_or_init(|| Arc::clone(&entry.pattern));
                 return Found::Route(route);
             }
+            public &= entry.routes.iter().all(|route| route.public);
             methods.extend(entry.routes.iter().map(|route| route.method.clone()));
         }
         if !methods.is_empty() {
-            return Found::Methods(methods);
+            return Found::Methods { methods, public };
         }
         self.fallback.as_ref().map_or(Found::Nothing, Found::Fallback)
     }

@@ -15,6 +15,8 @@ pub(crate) struct Limits {
     sessions: Gauge,
     handshakes: Gauge,
     http: Gauge,
+    /// Files of folders.
+    files: Gauge,
     #[cfg(feature = "tls")]
     tls_handshakes: Gauge,
     sessions_per_address: usize,
@@ -91,6 +93,11 @@ impl Gauge {
             .is_ok()
     }
 
+    /// Whether more than three quarters are taken: time to get some back.
+    fn is_scarce(&self) -> bool {
+        self.taken() > most_of(self.max)
+    }
+
     fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
@@ -106,21 +113,23 @@ impl Limits {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
         let sessions = config.sessions.unwrap_or((files / 4).saturating_mul(3).max(1));
-        let quarters = |n| (sessions / 4).saturating_mul(n).max(1);
-        let sessions_per_address = config.sessions_per_address.unwrap_or(quarters(3));
-        let handshakes = config.handshakes.unwrap_or(quarters(1).max(64));
-        let http = config.http_connections.unwrap_or((sessions / 8).max(64));
+        let sessions_per_address =
+            config.sessions_per_address.unwrap_or((sessions / 4).saturating_mul(3).max(1));
+        let Others { handshakes, http, opened } = Others::beside(sessions, files);
+        let handshakes = config.handshakes.unwrap_or(handshakes);
+        let http = config.http_connections.unwrap_or(http);
         // One address can neither have more handshakes than sessions, nor keep all others out.
         let handshakes_per_address = sessions_per_address.min(most_of(handshakes));
         log::info!(
             "limits: {sessions} sessions ({sessions_per_address} of one address), {handshakes} \
              handshakes at a time ({handshakes_per_address} of one address), {http} connections for \
-             other requests; {files} open files"
+             other requests, {opened} files of folders; {files} open files"
         );
         Arc::new(Self {
             sessions: Gauge::new(sessions),
             handshakes: Gauge::new(handshakes),
             http: Gauge::new(http),
+            files: Gauge::new(opened),
             #[cfg(feature = "tls")]
             tls_handshakes: Gauge::new(config.tls_handshakes.unwrap_or(handshakes)),
             sessions_per_address,
@@ -134,27 +143,57 @@ impl Limits {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a handshake, if there is one for this address.
-    pub(crate) fn handshake(self: &Arc<Self>, address: Option<Address>) -> Option<Handshake> {
+    /// A place for a handshake, if there is one for this address, or else in the reserve of its listener.
+    pub(crate) fn handshake(
+        self: &Arc<Self>,
+        address: Option<Address>,
+        reserve: Option<&Arc<Reserve>>,
+    ) -> Option<Handshake> {
+        let rejection = match self.common_handshake(address) {
+            Ok(handshake) => return Some(handshake),
+            Err(rejection) => rejection,
+        };
+        if let Some(reserve) = reserve.filter(|reserve| reserve.handshakes.take()) {
+            let reserve = Some(Arc::clone(reserve));
+            return Some(Handshake { limits: Arc::clone(self), address: None, reserve });
+        }
+        self.ledger.rejected(rejection);
+        None
+    }
+
+    fn common_handshake(
+        self: &Arc<Self>,
+        address: Option<Address>,
+    ) -> Result<Handshake, Rejection> {
         if !self.handshakes.take() {
-            self.ledger.rejected(Rejection::Handshakes);
-            return None;
+            return Err(Rejection::Handshakes);
         }
         if let Some(address) = address {
             let mut addresses = self.addresses();
             let taken = addresses.entry(address).or_default();
             if taken.handshakes >= self.handshakes_per_address {
                 self.handshakes.give();
-                self.ledger.rejected(Rejection::AddressHandshakes);
-                return None;
+                return Err(Rejection::AddressHandshakes);
             }
             taken.handshakes += 1;
         }
-        Some(Handshake { limits: Arc::clone(self), address })
+        Ok(Handshake { limits: Arc::clone(self), address, reserve: None })
     }
 
-    /// A place for a connection with ordinary requests, if there is one for this address.
-    pub(crate) fn http(self: &Arc<Self>, address: Option<Address>) -> Option<HttpPlace> {
+    /// A place for a connection with ordinary requests, if there is one for this address, or else in the reserve of
+    /// its listener.
+    pub(crate) fn http(
+        self: &Arc<Self>,
+        address: Option<Address>,
+        reserve: Option<&Arc<Reserve>>,
+    ) -> Option<HttpPlace> {
+        self.common_http(address).or_else(|| {
+            let reserve = Arc::clone(reserve.filter(|reserve| reserve.http.take())?);
+            Some(HttpPlace { limits: Arc::clone(self), address: None, reserve: Some(reserve) })
+        })
+    }
+
+    fn common_http(self: &Arc<Self>, address: Option<Address>) -> Option<HttpPlace> {
         if !self.http.take() {
             return None;
         }
@@ -167,7 +206,12 @@ impl Limits {
             }
             taken.http += 1;
         }
-        Some(HttpPlace { limits: Arc::clone(self), address })
+        Some(HttpPlace { limits: Arc::clone(self), address, reserve: None })
+    }
+
+    /// Permission to open a file of a folder.
+    pub(crate) fn file(self: &Arc<Self>) -> Option<OpenFile> {
+        self.files.take().then(|| OpenFile(Arc::clone(self)))
     }
 
     /// A place for a session, if its address and the server have one.
@@ -220,6 +264,52 @@ impl Limits {
     }
 }
 
+/// What is derived from the limit of open files beside the sessions.
+struct Others {
+    handshakes: usize,
+    http: usize,
+    /// Files of folders.
+    opened: usize,
+}
+
+impl Others {
+    /// Three quarters of the files that the sessions leave: half of them for handshakes, a third for HTTP, the rest for
+    /// files. The last quarter is the program's: its listeners, its log, its history.
+    fn beside(sessions: usize, files: usize) -> Self {
+        // Whoever has more sessions than files has them in memory, or is mistaken; some others there have to be.
+        let eighth = files.saturating_sub(sessions).max(files / 8) / 8;
+        // Few sessions need no more than this.
+        let handshakes = (sessions / 4).max(64).min(eighth.saturating_mul(3)).max(1);
+        let http = (sessions / 8).max(64).min(eighth.saturating_mul(2)).max(1);
+        Self { handshakes, http, opened: (http / 2).max(1) }
+    }
+}
+
+/// Places of each kind that a listener with routes of its own has beside those of all: some scrapes and health checks
+/// at a time.
+const RESERVED: usize = 8;
+
+/// What a listener has for itself when all other places are taken: its purpose may be to tell so.
+pub(crate) struct Reserve {
+    handshakes: Gauge,
+    http: Gauge,
+}
+
+impl Reserve {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { handshakes: Gauge::new(RESERVED), http: Gauge::new(RESERVED) })
+    }
+}
+
+/// An open file of a folder.
+pub(crate) struct OpenFile(Arc<Limits>);
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.0.files.give();
+    }
+}
+
 /// What one address may have of a number, so that it does not keep all others out.
 fn most_of(all: usize) -> usize {
     all.saturating_mul(3).div_ceil(4)
@@ -238,11 +328,16 @@ pub(crate) enum Full {
 pub(crate) struct Handshake {
     limits: Arc<Limits>,
     address: Option<Address>,
+    /// Whose it is, if it is none of all.
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl Handshake {
     /// It turns out to be for this address. False if that has no place for another one.
     pub(crate) fn attribute(&mut self, address: Address) -> bool {
+        if self.reserve.is_some() {
+            return true;
+        }
         let limits = &self.limits;
         {
             let mut addresses = limits.addresses();
@@ -296,7 +391,8 @@ impl Drop for TlsHandshake {
 
 impl Drop for Handshake {
     fn drop(&mut self) {
-        self.limits.handshakes.give();
+        let handshakes = self.reserve.as_ref().map(|it| &it.handshakes);
+        handshakes.unwrap_or(&self.limits.handshakes).give();
         self.limits.leave(self.address, |taken| taken.handshakes -= 1);
     }
 }
@@ -305,11 +401,24 @@ impl Drop for Handshake {
 pub(crate) struct HttpPlace {
     limits: Arc<Limits>,
     address: Option<Address>,
+    /// Whose it is, if it is none of all.
+    reserve: Option<Arc<Reserve>>,
+}
+
+impl HttpPlace {
+    fn gauge(&self) -> &Gauge {
+        self.reserve.as_ref().map_or(&self.limits.http, |it| &it.http)
+    }
+
+    /// Whether others will soon need it.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.gauge().is_scarce()
+    }
 }
 
 impl Drop for HttpPlace {
     fn drop(&mut self) {
-        self.limits.http.give();
+        self.gauge().give();
         self.limits.leave(self.address, |taken| taken.http -= 1);
     }
 }
@@ -356,11 +465,11 @@ mod tests {
         let ip = Address::of_ip([127, 0, 0, 1].into());
         let other_ip = Address::of_ip([127, 0, 0, 2].into());
         for _ in 0..10 {
-            let handshakes: Vec<_> = (0..3).map(|_| limits.handshake(Some(ip))).collect();
+            let handshakes: Vec<_> = (0..3).map(|_| limits.handshake(Some(ip), None)).collect();
             let under_way: Vec<_> = handshakes.iter().map(Option::is_some).collect();
             assert_eq!(under_way, [true, true, false], "two sessions, so two handshakes");
-            let other = limits.handshake(Some(other_ip));
-            assert!(other.is_some() && limits.handshake(None).is_none());
+            let other = limits.handshake(Some(other_ip), None);
+            assert!(other.is_some() && limits.handshake(None, None).is_none());
             let places: Vec<_> = (0..3).map(|_| limits.session(Some(ip))).collect();
             let full: Vec<_> = places.iter().map(|place| place.as_ref().err()).collect();
             assert_eq!(full, [None, None, Some(&Full::Address)]);
@@ -368,15 +477,55 @@ mod tests {
             assert!(other.is_ok());
             assert!(matches!(limits.session(None), Err(Full::Sessions)));
         }
-        let mut found_out = limits.handshake(None).unwrap();
+        let mut found_out = limits.handshake(None, None).unwrap();
         assert!(found_out.attribute(other_ip) && found_out.attribute(ip));
-        let _second = limits.handshake(Some(ip)).unwrap();
-        assert!(limits.handshake(Some(ip)).is_none());
-        let mut third = limits.handshake(None).unwrap();
+        let _second = limits.handshake(Some(ip), None).unwrap();
+        assert!(limits.handshake(Some(ip), None).is_none());
+        let mut third = limits.handshake(None, None).unwrap();
         assert!(!third.attribute(ip) && third.attribute(other_ip));
         drop((found_out, _second, third));
         assert!(limits.addresses.lock().unwrap().is_empty());
         assert_eq!(limits.sessions.taken.load(Ordering::SeqCst), 0);
         assert_eq!(limits.handshakes.taken.load(Ordering::SeqCst), 0);
+    }
+
+    // Sessions, handshakes and HTTP had each their share of the files, and more than all together.
+    #[test]
+    fn what_is_derived_adds_up_to_fewer_than_the_open_files() {
+        for files in [64, 256, 1024, 4096, 1 << 20] {
+            let sessions = files / 4 * 3;
+            let Others { handshakes, http, opened } = Others::beside(sessions, files);
+            let all = sessions + handshakes + http + opened;
+            assert!(all <= files - files / 16, "{all} of {files}");
+            assert!(handshakes > 4 && http > 2 && opened > 0, "{handshakes} {http} {opened}");
+        }
+        // Who sets few sessions has as many others as before, who sets too many has some.
+        let Others { handshakes, http, .. } = Others::beside(10, 4096);
+        assert_eq!((handshakes, http), (64, 64));
+        let Others { handshakes, http, .. } = Others::beside(100_000, 1024);
+        assert_eq!((handshakes, http), (48, 32));
+        let Others { handshakes, .. } = Others::beside(usize::MAX / 4 * 3, usize::MAX);
+        assert!(handshakes > 1 << 40);
+    }
+
+    #[test]
+    fn a_reserve_is_used_when_nothing_else_is_left_and_filled_again() {
+        let limits = limits(4, 4, 4);
+        let ip = Some(Address::of_ip([127, 0, 0, 1].into()));
+        let reserve = Reserve::new();
+        for _ in 0..3 {
+            let all: Vec<_> = (0..20).map_while(|_| limits.handshake(ip, Some(&reserve))).collect();
+            assert_eq!(all.len(), 3 + RESERVED, "three of one address, and the reserve");
+            assert!(limits.handshake(ip, None).is_none());
+            let http = || limits.http(ip, Some(&reserve));
+            let all: Vec<_> = std::iter::from_fn(http).collect();
+            assert_eq!(all.len(), most_of(limits.http.max) + RESERVED);
+            assert!(all.last().unwrap().is_scarce() && !all[0].is_scarce());
+            let other = limits.http(None, None).unwrap();
+            assert!(other.is_scarce(), "three quarters and one");
+        }
+        assert!(limits.addresses.lock().unwrap().is_empty());
+        let gauges = [&limits.handshakes, &limits.http, &reserve.handshakes, &reserve.http];
+        assert!(gauges.iter().all(|gauge| gauge.taken() == 0));
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use excesses::Exceeded;
 pub use excesses::Excesses;
-pub(crate) use limits::{Address, Full, Handshake, HttpPlace, Limits, Place};
+pub(crate) use limits::{Address, Full, Handshake, HttpPlace, Limits, OpenFile, Place, Reserve};
 pub(crate) use member::{Member, Profile};
 use registry::Registry;
 pub use registry::SessionId;
@@ -73,7 +73,7 @@ pub(crate) struct Endings {
     pub(crate) drained: AtomicUsize,
     pub(crate) cut: AtomicUsize,
     pub(crate) panics: AtomicUsize,
-    /// Requests that were answered, or whose clients went away.
+    /// Requests that were answered.
     pub(crate) requests: AtomicUsize,
     pub(crate) requests_cut: AtomicUsize,
 }
@@ -117,9 +117,13 @@ impl Hub {
 
     /// A place for the handshake of a connection from this peer. A proxy's are not counted for its address:
     /// they are its clients'.
-    pub(crate) fn handshake(&self, peer: Peer) -> Option<Handshake> {
+    pub(crate) fn handshake(
+        &self,
+        peer: Peer,
+        reserve: Option<&Arc<Reserve>>,
+    ) -> Option<Handshake> {
         let address = Address::of(peer).filter(|_| !self.config.proxies.contain(peer));
-        self.limits.handshake(address)
+        self.limits.handshake(address, reserve)
     }
 
     /// Registers a new session, for which there is a place.

@@ -52,6 +52,30 @@ impl Pattern {
         &self.text
     }
 
+    /// As a URI has it (RFC 3986 section 3.3), with its places as `{name}` of either kind.
+    #[cfg(feature = "json")]
+    pub(crate) fn template(&self) -> String {
+        let mut template = String::new();
+        for segment in &self.segments {
+            template.push('/');
+            match segment {
+                Segment::Literal(literal) => {
+                    for byte in literal.bytes() {
+                        if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte) {
+                            template.push(byte.into());
+                        } else {
+                            template.push_str(&format!("%{byte:02X}"));
+                        }
+                    }
+                }
+                Segment::One(name) | Segment::Rest(name) => {
+                    template.push_str(&format!("{{{name}}}"));
+                }
+            }
+        }
+        template
+    }
+
     /// The names of its places.
     #[cfg(feature = "json")]
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {

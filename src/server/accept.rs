@@ -54,7 +54,8 @@ async fn accept<H: Handler>(
         match poll_fn(|_| listener.poll_accept()).await {
             Ok((fd, peer)) => {
                 backoff = BACKOFF_MIN;
-                match station.crew.hub.handshake(peer) {
+                let reserve = station.crew.site(speaks).map(|site| &site.reserve);
+                match station.crew.hub.handshake(peer, reserve) {
                     Some(handshake) => {
                         let link = IncomingLink::Socket(fd);
                         let incoming = Incoming { link, peer, handed: None, speaks, handshake };

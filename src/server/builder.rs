@@ -594,7 +594,7 @@ impl<H: Handler> Builder<H> {
 
     /// Listens; nobody serves yet.
     fn assemble(self) -> Result<Assembled<H>> {
-        let workers = check(&self.config)?;
+        let workers = check(&self.config, &self.sites)?;
         self.handler.check()?;
         let config = &self.config;
         let problem = config.routes.iter().chain(&self.sites).find_map(Routes::problem);
@@ -721,7 +721,7 @@ struct Assembled<H> {
 }
 
 /// Refuses what cannot be; returns the number of workers.
-fn check(config: &Config) -> Result<usize> {
+fn check(config: &Config, sites: &[Routes]) -> Result<usize> {
     let timeouts = &config.timeouts;
     let durations = [
         ("timeouts.handshake", Some(timeouts.handshake)),
@@ -793,7 +793,8 @@ fn check(config: &Config) -> Result<usize> {
     if let Some(path) = config.openapi.as_ref().filter(|path| !path.starts_with('/')) {
         return Err(Error::Config(format!("openapi is {path:?}: a path begins with a slash")));
     }
-    let policies = config.routes.iter().filter_map(|routes| routes.origins.as_ref());
+    let routes = config.routes.iter().chain(sites);
+    let policies = routes.filter_map(|routes| routes.origins.as_ref());
     if let Some(entry) = policies.chain([&config.origins]).find_map(OriginPolicy::invalid_entry) {
         return Err(Error::Config(format!(
             "origins: {entry:?} is no origin: write it like \"https://example.com\" or \

@@ -22,9 +22,9 @@ use crate::error::{Error, Result};
 use crate::executor::{Clock, Presumed, Registered, Worker};
 #[cfg(feature = "fallback")]
 use crate::fallback::Host;
-use crate::http::Routes;
 use crate::http::front::{Admitted, Approach, Door};
 use crate::http::handover::Handed;
+use crate::http::{Routes, Site};
 use crate::hub::{self, Hub, Membership};
 use crate::metrics::Rejection;
 use crate::session::{Handler, LAST_WORD, Link, drive};
@@ -49,9 +49,10 @@ pub struct Report {
     pub drained: usize,
     /// Sessions that were cut: by the stop's deadline, or by a second request.
     pub cut: usize,
-    /// HTTP requests that came to their end after the stop was requested.
+    /// HTTP requests whose answers were sent to their ends after the stop was requested. Those whose clients
+    /// went away are counted nowhere.
     pub requests: usize,
-    /// HTTP requests that were cut before they were answered.
+    /// HTTP requests that were cut before their answers were sent.
     pub requests_cut: usize,
     /// Callbacks that panicked, since the start.
     pub panics: usize,
@@ -71,7 +72,7 @@ pub(super) struct Crew {
     #[cfg(feature = "tls")]
     pub(super) tls: Option<Arc<Store>>,
     /// Those of the listeners that have their own.
-    sites: Vec<Routes>,
+    sites: Vec<Site>,
     posts: Vec<Post>,
     running: AtomicUsize,
     report: OnceLock<Report>,
@@ -169,7 +170,7 @@ impl Crew {
             hub,
             #[cfg(feature = "tls")]
             tls,
-            sites,
+            sites: sites.into_iter().map(Site::new).collect(),
             posts,
             running: AtomicUsize::new(workers),
             report: OnceLock::new(),
@@ -275,6 +276,14 @@ impl Crew {
         // Nobody else sets it.
         let _ = self.report.set(report);
         self.finished.notify(usize::MAX);
+    }
+
+    /// Where a listener has routes of its own, those.
+    pub(super) fn site(&self, speaks: Speaks) -> Option<&Site> {
+        match speaks {
+            Speaks::Site(number) => self.sites.get(number),
+            _ => None,
+        }
     }
 
     /// Whether the last worker has ended.
@@ -597,10 +606,7 @@ async fn open<H: Handler>(
 ) -> Option<Opened> {
     let hub = &station.crew.hub;
     let Arrival { transport, peer, handed, speaks, handshake } = *arrival;
-    let site = match speaks {
-        Speaks::Site(number) => station.crew.sites.get(number),
-        _ => None,
-    };
+    let site = station.crew.site(speaks);
     #[cfg(feature = "fallback")]
     let lodging = Lodging { worker, station };
     let door = Door::new(

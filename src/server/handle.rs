@@ -244,7 +244,7 @@ impl ServerHandle {
         if crew.hub.shutdown.is_stopping() {
             return Err(refused(ErrorKind::ConnectionRefused));
         }
-        let Some(handshake) = crew.hub.handshake(peer) else {
+        let Some(handshake) = crew.hub.handshake(peer, None) else {
             return Err(refused(ErrorKind::WouldBlock));
         };
         crew.send(Incoming { link, peer, handed, speaks, handshake })

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 
+use super::Parting;
+
 /// Bytes that wait in one direction: what a loopback socket holds at least.
 const CAPACITY: usize = 64 * 1024;
 
@@ -146,6 +148,19 @@ impl Memory {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.outgoing.poll_write(cx, slices)
+    }
+
+    pub(super) fn parting(&mut self, cx: &mut Context<'_>) -> Parting {
+        {
+            let mut pipe = self.outgoing.lock();
+            if pipe.broken {
+                return Parting::Broken;
+            }
+            pipe.writer = Some(cx.waker().clone());
+        }
+        let mut pipe = self.incoming.lock();
+        pipe.reader = Some(cx.waker().clone());
+        if pipe.ended { Parting::Ended } else { Parting::No }
     }
 
     pub(super) fn close_write(&mut self) {

@@ -36,6 +36,16 @@ pub(crate) use stream::Stream;
 #[cfg(feature = "tls")]
 pub(crate) use tls::Tls;
 
+/// What is known of the peer's going without having read to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    No,
+    /// Behind what has not been read comes the end of its stream.
+    Ended,
+    /// It takes nothing more either.
+    Broken,
+}
+
 /// A byte stream as the session's driver wants it: readiness first, then a call that does not
 /// wait. One task at a time polls it.
 ///
@@ -79,6 +89,20 @@ impl Transport {
             Self::Relay(_) => Poll::Pending,
             #[cfg(feature = "tls")]
             Self::Tls(tls) => tls.poll_unread(cx),
+        }
+    }
+
+    /// How far the peer has left, for whoever does not read now; he is woken when that changes. A stream of
+    /// somebody else's does not tell.
+    pub(crate) fn parting(&mut self, cx: &mut Context<'_>) -> Parting {
+        match self {
+            Self::Socket(socket) => socket.parting(),
+            Self::Memory(memory) => memory.parting(cx),
+            Self::Stream(_) => Parting::No,
+            #[cfg(feature = "fallback")]
+            Self::Relay(_) => Parting::No,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.parting(cx),
         }
     }
 

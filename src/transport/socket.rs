@@ -9,6 +9,7 @@ use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
+use super::Parting;
 use crate::executor::{Presumed, Registered, Worker};
 
 /// A connected socket, of TCP or of the Unix family: both are read and written by the same calls.
@@ -30,6 +31,16 @@ impl Socket {
         }
         self.socket.wait();
         Poll::Pending
+    }
+
+    pub(super) fn parting(&mut self) -> Parting {
+        self.socket.wait();
+        let source = self.socket.source();
+        match (source.is_broken(), source.is_hung_up()) {
+            (true, _) => Parting::Broken,
+            (false, true) => Parting::Ended,
+            (false, false) => Parting::No,
+        }
     }
 
     pub(super) fn poll_read(&mut self, buffer: &mut Vec<u8>) -> Poll<io::Result<usize>> {

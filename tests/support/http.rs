@@ -133,6 +133,13 @@ impl Client {
         assert_eq!(String::from_utf8_lossy(&self.0.read_to_end()), "");
     }
 
+    /// Asks for the home page and has it.
+    #[track_caller]
+    pub fn ping(&mut self) {
+        self.send(get("/"));
+        assert_eq!(self.answer().text(), "home");
+    }
+
     /// Becomes a WebSocket.
     #[track_caller]
     pub fn upgrade(mut self) -> Raw {

@@ -22,7 +22,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{AlertDescription, PeerIncompatible, ProtocolVersion, ServerConfig};
 
 use self::incoming::Incoming;
-use super::Transport;
+use super::{Parting, Transport};
 use crate::executor::{Place, Size, Worker};
 
 /// Plaintext that becomes ciphertext at a time: three records, which fit into a buffer of 64 KiB with
@@ -194,6 +194,10 @@ impl Tls {
             }
             ready!(self.fill(cx, RECORD_BYTES, HANDSHAKE_BYTES))?;
         }
+    }
+
+    pub(super) fn parting(&mut self, cx: &mut Context<'_>) -> Parting {
+        self.inner.parting(cx)
     }
 
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
