@@ -68,7 +68,10 @@ fn serve() -> Result<(), BoxError> {
                 .with_inbound(Inbound::pause().with_messages(messages))
         })
         .routes(
-            Routes::new().fallback(async |request: &Request, _: &mut Body| page(request.path())),
+            Routes::new()
+                .get("/", async |request: &Request, _: &mut Body| page(request.path()))
+                .get("/{*path}", async |request: &Request, _: &mut Body| page(request.path()))
+                .fallback(async |_: &Request, _: &mut Body| no_page()),
         )
         .on_accept(async |request: &Request| match wire::room(request.path()) {
             Some(room) => Ok(Upgrade::new().data(Visitor { room, place: Mutex::default() })),

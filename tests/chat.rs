@@ -26,7 +26,8 @@ fn start_chat() -> Example {
 #[track_caller]
 fn get(chat: &Example, method: &str, path: &str) -> Answer {
     let mut raw = Raw::connect(chat.address());
-    raw.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    raw.send(head.as_bytes());
     read_answer(raw)
 }
 
