@@ -14,7 +14,9 @@ mod polling;
 mod secure;
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
+#[cfg(feature = "json")]
+use std::io::Read;
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use example::{Example, path};

@@ -6,8 +6,10 @@
 use super::Setting;
 use super::draft::{Draft, Host};
 use super::history::Place;
+#[cfg(any(feature = "json", feature = "metrics"))]
+use super::values::page;
 use super::values::{
-    Parsed, bytes_per_second, count, list, number, page, put, size, switch, time, time_or_none,
+    Parsed, bytes_per_second, count, list, number, put, size, switch, time, time_or_none,
     time_or_off, unless, word,
 };
 use crate::config::{Excess, ForwardedHeader, Network};

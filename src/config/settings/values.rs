@@ -149,6 +149,7 @@ pub(super) fn list<T>(text: &str, item: impl FnMut(&str) -> Parsed<T>) -> Parsed
 }
 
 /// A path of URLs at which the server itself has something.
+#[cfg(any(feature = "json", feature = "metrics"))]
 pub(super) fn page(text: &str) -> Parsed<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let segment = |segment: &str| !segment.is_empty() && segment.bytes().all(plain);
@@ -266,6 +267,7 @@ mod tests {
         assert_eq!(word("d", &words).unwrap_err(), "allowed is a, b or c");
     }
 
+    #[cfg(any(feature = "json", feature = "metrics"))]
     #[test]
     fn a_page_has_a_path() {
         for text in ["/ws", "/api/v1.0/ws", "/openapi.json", "/-._~"] {
