@@ -698,6 +698,10 @@ fn without_settings_the_limits_follow_the_limit_of_open_files() {
     expect_later(&attempt(raw_from(2)), 429);
     clients.extend((0..12).map(|_| client_of("/", raw_from(3))));
     expect_later(&attempt(raw_from(4)), 503);
+    // Those that say nothing are turned away before the files are used up: there were as many places for handshakes
+    // as there were files.
+    let mut silent: Vec<Raw> = (0..20).map(|n| raw_from(5 + n)).collect();
+    expect_later(&read_answer(silent.pop().unwrap()), 503);
     for client in &mut clients {
         client.echo("not disturbed");
     }

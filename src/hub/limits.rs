@@ -273,17 +273,25 @@ struct Others {
 }
 
 impl Others {
-    /// Three quarters of the files that the sessions leave: half of them for handshakes, a third for HTTP, the rest for
-    /// files. The last quarter is the program's: its listeners, its log, its history.
+    /// Three quarters of the files that the sessions and the server itself leave: half of them for handshakes, a third
+    /// for HTTP, the rest for files. The last quarter is the program's.
     fn beside(sessions: usize, files: usize) -> Self {
-        // Whoever has more sessions than files has them in memory, or is mistaken; some others there have to be.
-        let eighth = files.saturating_sub(sessions).max(files / 8) / 8;
+        let eighth = match files.checked_sub(sessions) {
+            // Whoever asks for more sessions than there are files has them in memory, or files enough later.
+            None | Some(0) => usize::MAX,
+            // Nearly all of them: rarely all at the same time, and nobody becomes a session without a handshake.
+            Some(left) => (left - left.min(2 * OWN) / 2).max(files / 16) / 8,
+        };
         // Few sessions need no more than this.
         let handshakes = (sessions / 4).max(64).min(eighth.saturating_mul(3)).max(1);
         let http = (sessions / 8).max(64).min(eighth.saturating_mul(2)).max(1);
         Self { handshakes, http, opened: (http / 2).max(1) }
     }
 }
+
+/// Files that a small server has open for itself: its output, an epoll and an eventfd for each of a few workers, its
+/// listeners.
+const OWN: usize = 16;
 
 /// Places of each kind that a listener with routes of its own has beside those of all: some scrapes and health checks
 /// at a time.
@@ -496,14 +504,16 @@ mod tests {
             let sessions = files / 4 * 3;
             let Others { handshakes, http, opened } = Others::beside(sessions, files);
             let all = sessions + handshakes + http + opened;
-            assert!(all <= files - files / 16, "{all} of {files}");
-            assert!(handshakes > 4 && http > 2 && opened > 0, "{handshakes} {http} {opened}");
+            assert!(all + 8 <= files, "{all} of {files}");
+            assert!(handshakes > 2 && http > 1 && opened > 0, "{handshakes} {http} {opened}");
         }
-        // Who sets few sessions has as many others as before, who sets too many has some.
+        // Few sessions need few others, nearly as many as files leave some, and more are somebody's own affair.
         let Others { handshakes, http, .. } = Others::beside(10, 4096);
         assert_eq!((handshakes, http), (64, 64));
-        let Others { handshakes, http, .. } = Others::beside(100_000, 1024);
-        assert_eq!((handshakes, http), (48, 32));
+        let Others { handshakes, http, .. } = Others::beside(1000, 1024);
+        assert_eq!((handshakes, http), (24, 16));
+        let Others { handshakes, http, .. } = Others::beside(10_000, 64);
+        assert_eq!((handshakes, http), (2500, 1250));
         let Others { handshakes, .. } = Others::beside(usize::MAX / 4 * 3, usize::MAX);
         assert!(handshakes > 1 << 40);
     }
