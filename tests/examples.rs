@@ -11,7 +11,7 @@ mod example;
 mod secure;
 mod support;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use example::{Example, path};
@@ -173,6 +173,8 @@ fn broadcast_lets_listeners_hear_what_speakers_say_with_a_room_and_without() {
 #[cfg(feature = "json")]
 #[test]
 fn attached_app_publishes_what_is_posted_and_is_stopped_by_a_route() {
+    use std::io::Read;
+
     let example = Example::start("attached_app", Stdio::null());
     let mut listener = Raw::connect(example.address());
     listener.send(handshake("/rooms/lobby").as_bytes());
