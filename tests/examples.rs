@@ -212,6 +212,8 @@ fn broadcast_lets_listeners_hear_what_speakers_say_with_a_room_and_without() {
 #[cfg(feature = "json")]
 #[test]
 fn attached_app_publishes_what_is_posted_and_is_stopped_by_a_route() {
+    use std::io::Read;
+
     let example = Example::start("attached_app", Stdio::null());
     let mut listener = Raw::connect(example.address());
     listener.send(handshake("/rooms/lobby").as_bytes());
