@@ -7,7 +7,7 @@
 //! From another terminal, with nothing but curl:
 //!
 //! ```sh
-//! session=$(curl -sD - -o /dev/null 127.0.0.1:9001/ws/poll | tr -d '\r' | sed -n 's/^coracle-session: //ip')
+//! session=$(curl -si http://127.0.0.1:9001/ws/poll | tr -d '\r' | sed -n 's/^coracle-session: //p')
 //! curl -s "127.0.0.1:9001/ws/send?session_id=$session" -H 'Content-Type: text/plain' -d 'hello from curl'
 //! curl -si "127.0.0.1:9001/ws/poll?session_id=$session&cursor=0"      # what has been said, and Coracle-Cursor
 //! curl -sN "127.0.0.1:9001/ws/events?session_id=$session&cursor=1"    # and whatever is said from now on
