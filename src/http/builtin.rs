@@ -160,7 +160,11 @@ impl Builtin {
         self,
         door: &Door<'_, H>,
         request: &Request,
-        #[cfg_attr(not(feature = "fallback"), expect(unused_variables))] body: &mut Body,
+        #[cfg_attr(
+            not(feature = "fallback"),
+            expect(unused_variables, reason = "only they read it")
+        )]
+        body: &mut Body,
     ) -> Reply {
         match self {
             #[cfg(feature = "fallback")]
