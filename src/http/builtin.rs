@@ -160,10 +160,7 @@ impl Builtin {
         self,
         door: &Door<'_, H>,
         request: &Request,
-        #[cfg_attr(
-            not(feature = "fallback"),
-            expect(unused_variables, reason = "only they read it")
-        )]
+        #[cfg_attr(not(feature = "fallback"), expect(unused_variables, reason = "nobody reads"))]
         body: &mut Body,
     ) -> Reply {
         match self {
