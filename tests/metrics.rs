@@ -109,7 +109,7 @@ fn messages_and_bytes_are_counted_exactly_of_sessions_that_are_open_and_of_those
         ("coracle_handshakes_active", 0),
         ("coracle_handshake_duration_seconds_count", 2),
         ("coracle_http_requests_total{class=\"1xx\"}", 2),
-        // The first, and one of 64.
+        // The first of each session, and one of 64.
         ("coracle_callback_duration_seconds_count{callback=\"message\"}", 3),
         ("coracle_callback_duration_seconds_count{callback=\"open\"}", 2),
         ("coracle_callback_duration_seconds_count{callback=\"close\"}", 0),

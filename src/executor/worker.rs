@@ -43,9 +43,6 @@ pub(crate) struct Worker {
     now: Cell<Time>,
     /// Counts turns.
     turn: Cell<u32>,
-    /// Counts what may be timed.
-    #[cfg(feature = "metrics")]
-    timed: Cell<u32>,
     /// Tasks that have had their turn and have more to do.
     yielded: RefCell<Vec<TaskId>>,
     /// What [`compute`](Self::compute) has taken of this turn.
@@ -72,8 +69,6 @@ impl Worker {
             now: Cell::new(clock.coarse()),
             clock,
             turn: Cell::default(),
-            #[cfg(feature = "metrics")]
-            timed: Cell::default(),
             yielded: RefCell::default(),
             #[cfg(feature = "tls")]
             computed: Cell::default(),
@@ -98,15 +93,6 @@ impl Worker {
     #[cfg(feature = "tls")]
     pub(crate) fn turn(&self) -> u32 {
         self.turn.get()
-    }
-
-    /// Whether this one is to be timed: the first, and then one of so many.
-    #[cfg(feature = "metrics")]
-    #[inline]
-    pub(crate) fn times_one_of(&self, many: u32) -> bool {
-        let count = self.timed.get();
-        self.timed.set(count.wrapping_add(1));
-        count % many == 0
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -99,7 +99,6 @@ impl Callbacks {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Timed {
     Open,
-    #[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "nobody asks"))]
     Message,
     Close,
 }

@@ -13,16 +13,9 @@ use super::{Cause, Closed, Link};
 use crate::error::{Interrupted, SendError, WriteError};
 use crate::executor::{Time, panic_text};
 use crate::hub::Membership;
-#[cfg(feature = "metrics")]
-use crate::message::Message;
 use crate::metrics::Timed;
 #[cfg(feature = "json")]
 use crate::typed::{BadMessage, SendTypedError};
-
-/// Of the callbacks for messages one of so many is timed, on each worker. Two readings of the clock are some
-/// 50 ns, a third of what a small message takes that does not come alone; so they are less than 1 ns of each.
-#[cfg(feature = "metrics")]
-const TIMED: u32 = 64;
 
 /// Drives a session from its first callback to its last.
 ///
@@ -61,11 +54,6 @@ pub(crate) fn drive<H: Handler>(
                 }
                 break;
             };
-            #[cfg(feature = "metrics")]
-            if link.worker().times_one_of(TIMED) {
-                Box::pin(handle_timed(&mut link, handler, message)).await;
-                continue;
-            }
             let outcome = pin!(call(|| handler.message(&session, message)));
             let outcome = Alongside::new(&mut link, outcome).await;
             if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
@@ -82,31 +70,10 @@ async fn begin<H: Handler>(link: &mut Link, handler: &H) {
     let began = link.worker().clock().precise();
     let opened = pin!(call(|| handler.open(&session)));
     let opened = Alongside::new(link, opened).await;
-    count_called(link, Timed::Open, began);
+    link.count_callback(Timed::Open, began);
     if !matches!(opened, Some(Ok(Ok(Flow::Continue)))) {
         conclude(link, handler, opened).await;
     }
-}
-
-/// What is done with every message, for one that is timed. On the heap, so that the others need no room for
-/// the time.
-#[cfg(feature = "metrics")]
-async fn handle_timed<H: Handler>(link: &mut Link, handler: &H, message: Message) {
-    let session = link.session().clone();
-    let began = link.worker().clock().precise();
-    let outcome = pin!(call(|| handler.message(&session, message)));
-    let outcome = Alongside::new(link, outcome).await;
-    count_called(link, Timed::Message, began);
-    if !matches!(outcome, Some(Ok(Ok(Flow::Continue)))) {
-        conclude(link, handler, outcome).await;
-    }
-}
-
-/// A callback is over, in whatever way.
-fn count_called(link: &Link, callback: Timed, began: Time) {
-    let worker = link.worker();
-    let took = worker.clock().precise().since(began);
-    link.session().member().hub.ledger.called(worker.index(), callback, took);
 }
 
 /// The same loop for a session whose messages are handed on in parts. On the heap, because the others
@@ -150,7 +117,7 @@ async fn finish<H: Handler>(link: &mut Link, membership: Membership, handler: &H
     let began = link.worker().clock().precise();
     let finished = pin!(call(|| handler.close(&session, &closed)));
     let finished = Alongside::new(link, finished).await;
-    count_called(link, Timed::Close, began);
+    link.count_callback(Timed::Close, began);
     match finished {
         Some(Ok(())) => {}
         Some(Err(panic)) => count_panic(link, "on_close", &panic),
@@ -293,9 +260,7 @@ impl<'a, F: Future> Alongside<'a, F> {
 impl<F: Future> Future for Alongside<'_, F> {
     type Output = Option<Caught<F::Output>>;
 
-    // Always: for a message there are two callers, one of which hardly ever calls, and a call costs a small
-    // message 60 of its 770 instructions.
-    #[inline(always)]
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(future) = self.callback.as_mut().as_pin_mut() else {
             return Poll::Ready(Some(Err("before its first await".to_owned())));

@@ -35,13 +35,22 @@ struct Rare {
     /// Since when others have waited for a message writer that writes nothing; `NEVER` while nobody
     /// does.
     writer: Time,
+    /// When the handler was given the message for which it is timed; `NEVER` if it is not.
+    callback: Time,
     ping: Option<Ping>,
 }
 
 impl Default for Rare {
     fn default() -> Self {
         let never = Time::NEVER;
-        Self { stalled: never, closing: never, lifetime_end: never, writer: never, ping: None }
+        Self {
+            stalled: never,
+            closing: never,
+            lifetime_end: never,
+            writer: never,
+            callback: never,
+            ping: None,
+        }
     }
 }
 
@@ -149,6 +158,22 @@ impl Timers {
                 self.rare = None;
             }
         }
+    }
+
+    /// The handler is timed from now on.
+    #[cfg(feature = "metrics")]
+    pub(super) fn callback_begins(&mut self, precise: Time) {
+        self.rare().callback = precise;
+    }
+
+    /// It has done what it was timed for: when it began.
+    pub(super) fn callback_ends(&mut self) -> Option<Time> {
+        let rare = self.rare.as_mut()?;
+        let began = std::mem::replace(&mut rare.callback, Time::NEVER);
+        if rare.is_empty() {
+            self.rare = None;
+        }
+        (began != Time::NEVER).then_some(began)
     }
 
     pub(super) fn watches_writer(&self) -> bool {
@@ -294,6 +319,7 @@ impl Rare {
             && self.closing == never
             && self.lifetime_end == never
             && self.writer == never
+            && self.callback == never
     }
 
     /// Returns whether that moves a deadline.

@@ -7,6 +7,7 @@ mod framed;
 mod metering;
 mod pacing;
 mod reading;
+mod timing;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,6 +86,8 @@ pub(crate) struct Link {
     drained: bool,
     /// The batch is off the outbox's books, and the outbox wakes us for what is put in.
     prepaid: bool,
+    /// It is measured how long the handler takes for the message that it has been given.
+    timed: bool,
     frames_left: u16,
     reads_left: u8,
     inflate_left: u32,
@@ -156,6 +159,7 @@ impl Link {
             timers_due: false,
             drained: false,
             prepaid: false,
+            timed: false,
             frames_left: FRAMES_PER_TURN,
             reads_left: READS_PER_TURN,
             inflate_left: DEFLATE_BYTES_PER_TURN,
@@ -191,7 +195,8 @@ impl Link {
     pub(super) fn poll_message(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         // In the middle of a batch there is nothing to look at but the next frame.
         let may_parse = self.pace.as_ref().is_none_or(|pace| !pace.holds_messages());
-        if !self.woken && self.stage == Stage::Open && self.held.is_none() && may_parse {
+        let nothing_else = !self.woken && !self.timed && self.held.is_none();
+        if nothing_else && self.stage == Stage::Open && may_parse {
             if let Some(message) = self.parse(true) {
                 return Poll::Ready(Some(message));
             }
@@ -220,6 +225,9 @@ impl Link {
 
     #[inline(never)]
     fn poll(&mut self, cx: &mut Context<'_>, deliver: bool) -> Poll<Option<Message>> {
+        if deliver && self.timed {
+            self.end_timing();
+        }
         if self.woken {
             self.wake();
         }
@@ -242,6 +250,7 @@ impl Link {
             }
             if deliver {
                 if let Some(message) = self.held.take() {
+                    self.delivers();
                     return Poll::Ready(Some(*message));
                 }
             }

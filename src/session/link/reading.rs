@@ -58,6 +58,7 @@ impl Link {
                     }
                     if deliver {
                         self.arrived();
+                        self.delivers();
                         return Some(message);
                     }
                     self.hold(message);
@@ -68,6 +69,7 @@ impl Link {
                     }
                     if deliver {
                         if let Some(message) = self.held.take() {
+                            self.delivers();
                             return Some(*message);
                         }
                     }
