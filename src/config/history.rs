@@ -22,7 +22,7 @@ pub struct History {
     pub page_bytes: usize,
     /// Messages that a session is sent when it joins with a replay, at most. Default 1 024.
     pub replay_messages: usize,
-    /// Rooms of which it is known how far their ids have come. Default 10 000, which take some 200 bytes each.
+    /// Rooms of which it is known how far their ids have come. Default 10 000, which take some 250 bytes each.
     /// Beyond it those are forgotten that have been silent the longest: they go on with higher ids than any
     /// that was forgotten, and a replay over that place is not recovered.
     pub rooms: usize,

@@ -88,7 +88,7 @@ impl SqliteOptions {
         self
     }
 
-    /// Rooms of which something is kept, at least 1. Default 10 000, which take some 300 bytes of memory each.
+    /// Rooms of which something is kept, at least 1. Default 10 000, which take some 200 bytes of memory each.
     /// Beyond it those are removed that have been silent the longest.
     pub fn rooms(mut self, rooms: usize) -> Self {
         self.rooms = rooms.max(1);
