@@ -23,7 +23,7 @@ impl SessionId {
     }
 
     /// The session of this number, for tests.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "fallback"))]
     pub(crate) fn of(number: u64) -> Self {
         Self(number)
     }
