@@ -5,13 +5,19 @@
 //! posts is handed to the session as frames. The session lives on one worker, and requests come on any, so
 //! everything is behind one lock, held for as long as copying some messages takes.
 
+mod link;
+mod visit;
+
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 
 use event_listener::{Event, EventListener};
+
+pub(crate) use link::Relayed;
+pub(in crate::fallback) use visit::{Carried, Queued, Visit};
 
 use super::assembly::{Assembly, Parcel, TooLong};
 use crate::executor::{Clock, Time};
@@ -25,12 +31,12 @@ const PIPE: usize = 64 * 1024;
 
 /// What is kept for a client until it acknowledges it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) messages: usize,
+pub(in crate::fallback) struct Bounds {
+    pub(in crate::fallback) messages: usize,
     /// Of payload; one message may go beyond.
-    pub(super) bytes: usize,
+    pub(in crate::fallback) bytes: usize,
     /// The longest message that the session writes in several frames.
-    pub(super) message_bytes: usize,
+    pub(in crate::fallback) message_bytes: usize,
 }
 
 /// POSTs of one client that may wait for room: one, and those that a client has given up meanwhile.
@@ -43,7 +49,7 @@ const KEPT_BUFFER: usize = 4 * 1024;
 const TOO_LONG: &str = "message too long for a client without WebSocket";
 
 /// One session's.
-pub(super) struct Relay {
+pub(in crate::fallback) struct Relay {
     state: Mutex<State>,
     /// Something has changed that a poll or a stream may wait for.
     changed: Event,
@@ -107,14 +113,14 @@ struct Visitor {
 
 /// What carries a session's messages to its client at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Downlink {
+pub(in crate::fallback) enum Downlink {
     Poll,
     Stream,
 }
 
 /// What a visitor finds.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::fallback) enum Found {
     /// Messages, the first of this number.
     Messages(u64, Vec<Message>),
     /// The session has been closed, and there is nothing more. `None`: without a word.
@@ -129,7 +135,7 @@ pub(super) enum Found {
 
 /// Why a cursor cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadCursor {
+pub(in crate::fallback) enum BadCursor {
     /// There is no such message yet.
     Ahead,
     /// What follows it has been acknowledged before, and is gone.
@@ -138,7 +144,7 @@ pub(super) enum BadCursor {
 
 /// What has become of a POST.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Post {
+pub(in crate::fallback) enum Post {
     Taken,
     /// It had been taken before.
     Repeated,
@@ -153,7 +159,7 @@ pub(super) enum Post {
 }
 
 impl Relay {
-    pub(super) fn new(bounds: Bounds, clock: Clock, counted: Kept) -> Arc<Self> {
+    pub(in crate::fallback) fn new(bounds: Bounds, clock: Clock, counted: Kept) -> Arc<Self> {
         let seen = clock.coarse();
         Arc::new(Self {
             state: Mutex::new(State {
@@ -190,21 +196,21 @@ impl Relay {
     }
 
     /// Hears of whatever a poll or a stream may wait for, from now on.
-    pub(super) fn listen(&self) -> EventListener {
+    pub(in crate::fallback) fn listen(&self) -> EventListener {
         self.changed.listen()
     }
 
     /// Waits in the line of those who post; `None`: it is too long.
-    pub(super) fn queue(&self) -> Option<Queued<'_>> {
+    pub(in crate::fallback) fn queue(&self) -> Option<Queued<'_>> {
         let before = self.waiting_posts.fetch_add(1, Ordering::AcqRel);
-        let queued = Queued(self);
+        let queued = Queued::new(self);
         (before < WAITING_POSTS).then_some(queued)
     }
 
     /// Takes the one connection that is the session's own; false if it has it already.
-    pub(super) fn carry(self: &Arc<Self>) -> Option<Carried> {
+    pub(in crate::fallback) fn carry(self: &Arc<Self>) -> Option<Carried> {
         let taken = self.carried.swap(true, Ordering::AcqRel);
-        (!taken).then(|| Carried(Arc::clone(self)))
+        (!taken).then(|| Carried::new(self))
     }
 
     fn notify(&self) {
@@ -212,18 +218,18 @@ impl Relay {
     }
 
     /// The client is here.
-    pub(super) fn touch(&self) {
+    pub(in crate::fallback) fn touch(&self) {
         self.lock().seen = self.clock.coarse();
     }
 
     /// When the client is given up, if it does not come before; `None` while it is here.
-    pub(super) fn absent_since(&self) -> Option<Time> {
+    pub(in crate::fallback) fn absent_since(&self) -> Option<Time> {
         let state = self.lock();
         state.visitor.is_none().then_some(state.seen)
     }
 
     /// The client is given up, if it has not come since then.
-    pub(super) fn give_up(&self, absent_since: Time) -> bool {
+    pub(in crate::fallback) fn give_up(&self, absent_since: Time) -> bool {
         let mut state = self.lock();
         let absent = state.visitor.is_none() && state.seen <= absent_since;
         if absent {
@@ -233,7 +239,7 @@ impl Relay {
     }
 
     /// Memory is short, and this client has much of it.
-    pub(super) fn abandon(&self) {
+    pub(in crate::fallback) fn abandon(&self) {
         let mut state = self.lock();
         let close = CloseFrame::new(CloseCode::TRY_AGAIN_LATER, "server is short of memory");
         self.drop_all(&mut state, close);
@@ -261,13 +267,13 @@ impl Relay {
     }
 
     /// What the client's memory costs, as it is counted.
-    pub(super) fn counted(&self) -> usize {
+    pub(in crate::fallback) fn counted(&self) -> usize {
         self.lock().counted.own()
     }
 
     /// The server stops, and a client that is not waiting cannot come any more: its session need not wait for
     /// it, if it has said goodbye.
-    pub(super) fn answer_for_absent(&self) {
+    pub(in crate::fallback) fn answer_for_absent(&self) {
         let mut state = self.lock();
         if state.visitor.is_none() {
             self.pull(&mut state);
@@ -278,12 +284,12 @@ impl Relay {
         }
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    pub(in crate::fallback) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
     /// Ready when the session has ended.
-    pub(super) async fn ended(&self) {
+    pub(in crate::fallback) async fn ended(&self) {
         loop {
             let ending = self.ending.listen();
             if self.has_ended() {
@@ -294,13 +300,13 @@ impl Relay {
     }
 
     /// Bytes that are kept for the client.
-    pub(super) fn weight(&self) -> usize {
+    pub(in crate::fallback) fn weight(&self) -> usize {
         let state = self.lock();
         state.kept_bytes + state.down.len() + state.assembly.weight()
     }
 
     /// Takes the place of the request that takes what the session sends. A poll does not take another one's.
-    pub(super) fn visit(self: &Arc<Self>, kind: Downlink) -> Option<Visit> {
+    pub(in crate::fallback) fn visit(self: &Arc<Self>, kind: Downlink) -> Option<Visit> {
         let mut state = self.lock();
         if kind == Downlink::Poll
             && state.visitor.is_some_and(|visitor| visitor.kind == Downlink::Poll)
@@ -313,11 +319,11 @@ impl Relay {
         state.seen = self.clock.coarse();
         drop(state);
         self.notify();
-        Some(Visit { relay: Arc::clone(self), visitor })
+        Some(Visit::new(self, visitor))
     }
 
     /// The client has everything up to this number. Returns what comes next.
-    pub(super) fn acknowledge(&self, cursor: u64) -> Result<(), BadCursor> {
+    pub(in crate::fallback) fn acknowledge(&self, cursor: u64) -> Result<(), BadCursor> {
         let mut state = self.lock();
         let next = state.first + state.kept.len() as u64;
         if cursor >= next {
@@ -341,12 +347,12 @@ impl Relay {
     }
 
     /// The number of the last message that the client has acknowledged.
-    pub(super) fn cursor(&self) -> u64 {
+    pub(in crate::fallback) fn cursor(&self) -> u64 {
         self.lock().first - 1
     }
 
     /// Gives frames to the session, all of them or none; `number` counts the client's POSTs, if it does.
-    pub(super) fn post(&self, number: Option<u64>, frames: &[u8]) -> Post {
+    pub(in crate::fallback) fn post(&self, number: Option<u64>, frames: &[u8]) -> Post {
         let mut state = self.lock();
         state.seen = self.clock.coarse();
         if let Some(number) = number {
@@ -374,7 +380,7 @@ impl Relay {
     }
 
     /// The client says goodbye, or answers the session's goodbye.
-    pub(super) fn post_close(&self, close: Option<&CloseFrame>) {
+    pub(in crate::fallback) fn post_close(&self, close: Option<&CloseFrame>) {
         let mut state = self.lock();
         self.close(&mut state, close);
     }
@@ -444,178 +450,9 @@ impl State {
     }
 }
 
-/// A POST that waits, or is about to.
-pub(super) struct Queued<'a>(&'a Relay);
-
-impl Queued<'_> {
-    /// Hears of room, from now on.
-    pub(super) fn listen(&self) -> EventListener {
-        self.0.room.listen()
-    }
-}
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.waiting_posts.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// The connection that carries a session's messages at a time.
-pub(super) struct Carried(Arc<Relay>);
-
-impl Drop for Carried {
-    fn drop(&mut self) {
-        self.0.carried.store(false, Ordering::Release);
-    }
-}
-
-/// A request that takes what the session sends, for as long as no other one takes its place.
-pub(super) struct Visit {
-    relay: Arc<Relay>,
-    visitor: Visitor,
-}
-
-impl Visit {
-    /// The messages behind `after`, at most so many and so many bytes, but one at least.
-    pub(super) fn look(&self, after: u64, messages: usize, bytes: usize) -> Found {
-        let relay = &*self.relay;
-        let mut state = relay.lock();
-        if state.visitor != Some(self.visitor) {
-            return Found::Displaced;
-        }
-        state.seen = relay.clock.coarse();
-        relay.pull(&mut state);
-        let skipped = (after + 1).saturating_sub(state.first);
-        let skip = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let mut left = bytes;
-        let waiting = state.kept.iter().skip(skip).take(messages).enumerate();
-        let fitting = waiting.take_while(|(at, message)| {
-            let fits = *at == 0 || message.len() <= left;
-            left = left.saturating_sub(message.len());
-            fits
-        });
-        let found: Vec<_> = fitting.map(|(_, message)| message.clone()).collect();
-        if !found.is_empty() {
-            return Found::Messages(state.first + skipped, found);
-        }
-        match std::mem::take(&mut state.close) {
-            Closing::Open => {}
-            Closing::Told(close) => {
-                state.close = Closing::Told(close.clone());
-                return Found::Closed(close);
-            }
-            Closing::Said(close) => {
-                state.close = Closing::Told(close.clone());
-                // The session hears from its client what it heard from the session.
-                relay.close(&mut state, close.as_ref());
-                return Found::Closed(close);
-            }
-        }
-        let full =
-            state.kept.len() >= relay.bounds.messages || state.kept_bytes >= relay.bounds.bytes;
-        if full { Found::Full } else { Found::Nothing }
-    }
-
-    pub(super) fn relay(&self) -> &Arc<Relay> {
-        &self.relay
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        let mut state = self.relay.lock();
-        if state.visitor == Some(self.visitor) {
-            state.visitor = None;
-            state.seen = self.relay.clock.coarse();
-            drop(state);
-            self.relay.notify();
-        }
-    }
-}
-
-/// The session's end of a relay.
-pub(crate) struct Relayed(Arc<Relay>);
-
-impl Relayed {
-    pub(super) fn new(relay: &Arc<Relay>) -> Self {
-        Self(Arc::clone(relay))
-    }
-
-    pub(crate) fn poll_readable(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut state = self.0.lock();
-        if !state.up.is_empty() || state.failed.is_some() {
-            return Poll::Ready(());
-        }
-        state.session_reads = Some(cx.waker().clone());
-        Poll::Pending
-    }
-
-    pub(crate) fn poll_read(
-        &self,
-        cx: &Context<'_>,
-        buffer: &mut Vec<u8>,
-    ) -> Poll<io::Result<usize>> {
-        if self.poll_readable(cx).is_pending() {
-            return Poll::Pending;
-        }
-        let mut state = self.0.lock();
-        // What the client was told has been taken comes before its end.
-        if let Some(why) = state.failed.filter(|_| state.up.is_empty()) {
-            return Poll::Ready(Err(why.into()));
-        }
-        let room = buffer.capacity() - buffer.len();
-        let count = room.min(state.up.len());
-        buffer.extend(state.up.drain(..count));
-        state.recount();
-        drop(state);
-        self.0.room.notify(usize::MAX);
-        Poll::Ready(Ok(count))
-    }
-
-    pub(crate) fn poll_write(
-        &self,
-        cx: &Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut state = self.0.lock();
-        if let Some(why) = state.failed {
-            return Poll::Ready(Err(why.into()));
-        }
-        let mut room = PIPE.saturating_sub(state.down.len());
-        if room == 0 {
-            state.session_writes = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let mut count = 0;
-        for slice in slices {
-            let part = &slice[..slice.len().min(room)];
-            state.down.extend(part);
-            room -= part.len();
-            count += part.len();
-        }
-        state.recount();
-        drop(state);
-        self.0.notify();
-        Poll::Ready(Ok(count))
-    }
-}
-
-impl Drop for Relayed {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.up = VecDeque::new();
-        state.recount();
-        drop(state);
-        self.0.ended.store(true, Ordering::Release);
-        self.0.ending.notify(usize::MAX);
-        self.0.room.notify(usize::MAX);
-        self.0.notify();
-    }
-}
-
 /// Appends a whole frame as a client would send it (RFC 6455 section 5.3). Nobody reads it on its way, so the
 /// mask may be all zeros.
-pub(super) fn append_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
+pub(in crate::fallback) fn append_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     let at = out.len();
     crate::ws::Header::new(opcode, payload.len()).append_to(out);
     if let Some(second) = out.get_mut(at + 1) {
@@ -623,4 +460,68 @@ pub(super) fn append_masked(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     }
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::outbox::Terms;
+
+    fn relay() -> (Arc<Relay>, Relayed, Terms) {
+        let bounds = crate::outbox::Bounds { messages: 4, bytes: 1000 };
+        let terms = Terms::new(bounds, usize::MAX);
+        let bounds = Bounds { messages: 4, bytes: 1000, message_bytes: 1000 };
+        let relay = Relay::new(bounds, Clock::virtual_at_zero(), terms.kept());
+        let session = Relayed::new(&relay);
+        (relay, session, terms)
+    }
+
+    fn write(session: &Relayed, bytes: &[u8]) -> usize {
+        let cx = Context::from_waker(Waker::noop());
+        match session.poll_write(&cx, &[IoSlice::new(bytes)]) {
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(error)) => panic!("{error}"),
+            Poll::Pending => 0,
+        }
+    }
+
+    #[test]
+    fn a_session_that_ends_inside_of_a_frame_has_ended() {
+        for rest in [&[0x81][..], &[0x81, 126, 1], &[0x81, 5, b'h', b'a'], &[0x01, 1, b'x']] {
+            let (relay, session, _) = relay();
+            assert_eq!(write(&session, &[0x81, 2, b'h', b'i']), 4);
+            assert_eq!(write(&session, rest), rest.len());
+            drop(session);
+            let visit = relay.visit(Downlink::Stream).unwrap();
+            assert!(
+                matches!(visit.look(0, 10, 1000), Found::Messages(1, found) if found.len() == 1)
+            );
+            assert!(matches!(visit.look(1, 10, 1000), Found::Closed(None)), "{rest:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_counted_until_it_is_acknowledged_and_holds_no_memory_then() {
+        let (relay, session, terms) = relay();
+        let mut frame = vec![0x82, 127];
+        frame.extend_from_slice(&20_000_u64.to_be_bytes());
+        frame.extend_from_slice(&[7; 20_000]);
+        for _ in 0..6 {
+            assert_eq!(write(&session, &frame), frame.len().min(PIPE));
+            let visit = relay.visit(Downlink::Stream).unwrap();
+            let _ = visit.look(0, 1, 1);
+        }
+        assert!(terms.used() > 100_000, "{}", terms.used());
+        loop {
+            let visit = relay.visit(Downlink::Stream).unwrap();
+            let Found::Messages(first, _) = visit.look(relay.cursor(), 1, 1) else { break };
+            relay.acknowledge(first).unwrap();
+        }
+        assert_eq!((terms.used(), relay.cursor()), (0, 6));
+        let state = relay.lock();
+        assert!(state.down.capacity() <= KEPT_BUFFER && state.up.capacity() <= KEPT_BUFFER);
+    }
 }
