@@ -118,10 +118,10 @@ fn published(
     let mut last = None;
     for number in 0..messages {
         // As one who does not want to lose any: he waits for one of those on the way.
-        if number % (most / 2) == 0 {
-            if let Some(stored) = last.take() {
-                smol::block_on(stored)?;
-            }
+        if number % (most / 2) == 0
+            && let Some(stored) = last.take()
+        {
+            smol::block_on(stored)?;
         }
         let published = match history.try_publish(&rooms[number % ROOMS], |_| payload(number)) {
             Err(PublishError::Full) => return Err("nobody is in these rooms".into()),
