@@ -2,12 +2,12 @@
 //!
 //! [`History`] publishes to a room and keeps what it has published; [`Memory`], `Sqlite` or a [`Store`] of the
 //! application's own is where. The whole of it is explained in [`docs::history`](crate::docs::history).
-//!
-//! Inside: the [`Book`] is what a server and its handles share. It has one [`Line`](ledger::Line) for each
-//! room, which counts the ids and holds what the store has not confirmed yet.
-//!
-//! Locks are taken in this order: the book's gate, a shard of the ledger, a room's order, then the rooms' own
-//! locks; a room's tail and a store's locks are innermost, and under them no other is taken.
+
+// Inside: the `Book` is what a server and its handles share. It has one `Line` for each room, which counts the ids and
+// holds what the store has not confirmed yet.
+//
+// Locks are taken in this order: the book's gate, a shard of the ledger, a room's order, then the rooms' own locks; a
+// room's tail and a store's locks are innermost, and under them no other is taken.
 
 mod book;
 mod errors;
@@ -40,11 +40,11 @@ pub use value::{Bounds, Entry, Epoch, Page, Replay, Since};
 /// The largest id: a browser's number holds every whole number up to it (`Number.MAX_SAFE_INTEGER`).
 pub const MAX_ID: u64 = (1 << 53) - 1;
 
-/// How far the ids leap after an end that was not clean.
+/// 2³²: how far the ids leap after an end that was not clean.
 const LEAP: u64 = 1 << 32;
 
 /// From where the ids of all rooms go on when it is not known which were handed out: above all that are known
-/// to have been by at least half of [`LEAP`]. That many publications of one room in a row would have to be
+/// to have been by at least half of 2³². That many publications of one room in a row would have to be
 /// refused by the store, each of them without any later one being kept, for an id to come twice.
 ///
 /// `None`: there are no more ids. That takes two million ends that are not clean.

@@ -108,8 +108,8 @@ impl SqliteOptions {
         self
     }
 
-    /// Messages that are made durable together, at most; at least 1. Default 256: twice as many were no faster
-    /// (`benches/`, `--bench history`), and a group waits for its last message. It is never waited for more:
+    /// Messages that are made durable together, at most; at least 1. Default 256: what twice as many gained
+    /// was less than the noise (`benches/`, `--bench history`), and a group waits for its last message. It is never waited for more:
     /// a group is what has come while the one before it was written.
     pub fn group(mut self, messages: usize) -> Self {
         self.group = messages.max(1);
