@@ -4,8 +4,8 @@ use super::Link;
 use crate::executor::Time;
 use crate::metrics::Timed;
 
-/// Of the messages of a session the first is timed, and then one of so many. Two readings of the clock are some
-/// 50 ns, a third of what a small message takes that does not come alone; so they are less than 1 ns of each.
+/// Of the messages of a session the first is timed, and then one of so many. Two readings of the clock were
+/// 73 ns, some 40 % of what a small message takes that does not come alone; so they are about 1 ns of each.
 #[cfg(feature = "metrics")]
 const TIMED: u64 = 64;
 
