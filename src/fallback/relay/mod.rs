@@ -509,18 +509,19 @@ mod tests {
         let mut frame = vec![0x82, 127];
         frame.extend_from_slice(&20_000_u64.to_be_bytes());
         frame.extend_from_slice(&[7; 20_000]);
-        for _ in 0..6 {
-            assert_eq!(write(&session, &frame), frame.len().min(PIPE));
+        // One is kept, which is more than may be, and three wait in the pipe.
+        for _ in 0..4 {
+            assert_eq!(write(&session, &frame), frame.len());
             let visit = relay.visit(Downlink::Stream).unwrap();
             let _ = visit.look(0, 1, 1);
         }
-        assert!(terms.used() > 100_000, "{}", terms.used());
+        assert!(terms.used() > 80_000, "{}", terms.used());
         loop {
             let visit = relay.visit(Downlink::Stream).unwrap();
             let Found::Messages(first, _) = visit.look(relay.cursor(), 1, 1) else { break };
             relay.acknowledge(first).unwrap();
         }
-        assert_eq!((terms.used(), relay.cursor()), (0, 6));
+        assert_eq!((terms.used(), relay.cursor()), (0, 4));
         let state = relay.lock();
         assert!(state.down.capacity() <= KEPT_BUFFER && state.up.capacity() <= KEPT_BUFFER);
     }
