@@ -44,12 +44,7 @@ promtool_version=$("$promtool" --version 2>&1 | head -n 1)
 if ! installed curl; then
     skip "promtool check metrics: the example" "curl is not installed"
 else
-    if [ $# -gt 0 ]; then
-        server=$1
-    else
-        (cd "$root" && cargo build --quiet --locked --example metrics) || exit 1
-        server=$target/debug/examples/metrics
-    fi
+    example metrics "$@"
     launch "$server" 127.0.0.1:0 --numbers 127.0.0.1:0
     # It says so before it says that it listens.
     page=$(sed -n 's/^numbers at //p' "$work/server.log")
@@ -70,7 +65,7 @@ fi
 
 log=$work/promtool.log
 # With the features of a build that is there, if somebody names them.
-(cd "$root" && PROMTOOL=$promtool cargo test --quiet --locked ${FEATURES:+--features "$FEATURES"} --test metrics \
+(cd "$root" && PROMTOOL=$promtool cargo test --quiet --locked ${FEATURES:+--features "$FEATURES"} --test metrics_page \
     promtool -- --ignored) >"$log" 2>&1
 verdict "promtool check metrics: every number ($promtool_version)" $? "$log"
 exit "$failed"
