@@ -27,10 +27,7 @@ if [ $# -gt 0 ]; then
     echo "usage: $0 [--server PATH] [--pictures DIRECTORY]" >&2
     exit 2
 fi
-if [ -z "$server" ]; then
-    (cd "$root" && cargo build --quiet --example chat) || exit 1
-    server=$target/debug/examples/chat
-fi
+example chat "$server"
 
 if ! find_browser; then
     skip "chat in Chromium" "not installed"

@@ -16,6 +16,13 @@ end_what_was_started() {
 trap end_what_was_started EXIT
 trap 'exit 1' HUP INT TERM
 
+# Sets `server`: the program at this path, or this example, built.
+example() { # NAME [PATH]
+    server=${2:-}
+    [ -z "$server" ] || return 0
+    (cd "$root" && cargo build --quiet --locked --example "$1") || exit 1
+    server=$target/debug/examples/$1
+}
 # Sets `url` when the server is ready. Its log is in server.log.
 launch() { # SERVER ARGUMENT...
     : >"$work/server.out"

@@ -37,10 +37,7 @@ if ! find_browser; then
 elif ! installed python3; then
     skip "coracle.js in Chromium" "python3, which is the proxy, is not installed"
 else
-    if [ -z "$server" ]; then
-        (cd "$root" && cargo build --quiet --example long_poll) || exit 1
-        server=$target/debug/examples/long_poll
-    fi
+    example long_poll "$server"
     log=$work/coracle_browser.log
     timeout 300 python3 "$here/coracle_browser.py" "$server" "$browser" "$work/coracle-profile" \
         "$root/assets/coracle.js" >"$log" 2>&1

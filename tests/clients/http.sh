@@ -12,12 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR
 . "$here/common.sh"
 
-if [ $# -gt 0 ]; then
-    server=$1
-else
-    (cd "$root" && cargo build --quiet --example attached_app) || exit 1
-    server=$target/debug/examples/attached_app
-fi
+example attached_app "$@"
 if ! installed curl; then
     skip "curl" "not installed"
     exit 0

@@ -12,12 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR
 . "$here/common.sh"
 
-if [ $# -gt 0 ]; then
-    server=$1
-else
-    (cd "$root" && cargo build --quiet --example long_poll) || exit 1
-    server=$target/debug/examples/long_poll
-fi
+example long_poll "$@"
 if ! installed curl; then
     skip "curl" "not installed"
     exit 0
@@ -29,8 +24,7 @@ address=${address%%/*}
 echo "server: $address"
 log=$work/long_poll.log
 
-# The block behind the section's first line that begins with ```sh and has a poll in it; the last line would wait for
-# ever, so it is given some seconds.
+# The section's first block of shell lines. The last of them would wait for ever, so it is given some seconds.
 awk '/^## Without WebSocket/ { on = 1 } on && /^```/ { if (code) exit; code = /sh$/; next } on && code' \
     "$root/README.md" >"$work/long_poll.lines"
 sed -e "s/127\.0\.0\.1:9001/$address/g" -e 's/curl -sN/curl -sN --max-time 2/' "$work/long_poll.lines" \

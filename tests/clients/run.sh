@@ -15,12 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source-path=SCRIPTDIR
 . "$here/common.sh"
 
-if [ $# -gt 0 ]; then
-    server=$1
-else
-    (cd "$root" && cargo build --quiet --example echo) || exit 1
-    server=$target/debug/examples/echo
-fi
+example echo "$@"
 
 start() { # [FLAG]
     launch "$server" 127.0.0.1:0 --max-message 16777216 --frames 127.0.0.1:0 "$@"

@@ -19,12 +19,7 @@ installed openssl || {
     skip TLS "openssl is not installed"
     exit 0
 }
-if [ $# -gt 0 ]; then
-    server=$1
-else
-    (cd "$root" && cargo build --quiet --example wss) || exit 1
-    server=$target/debug/examples/wss
-fi
+example wss "$@"
 # The log says why a handshake has failed, and that files have been read.
 RUST_LOG=coracle=debug
 export RUST_LOG
