@@ -22,6 +22,8 @@ struct Signal {
     phase: AtomicU8,
     /// When the server began to stop, in the clock's microseconds.
     since: AtomicU64,
+    /// When what is left is cut, in the same.
+    deadline: AtomicU64,
     changed: Event,
     clock: Clock,
     /// From the request to the cut.
@@ -43,6 +45,7 @@ impl Shutdown {
         Self(Arc::new(Signal {
             phase: AtomicU8::new(Phase::Running as u8),
             since: AtomicU64::new(Time::NEVER.as_micros()),
+            deadline: AtomicU64::new(Time::NEVER.as_micros()),
             changed: Event::new(),
             clock,
             patience,
@@ -97,12 +100,17 @@ impl Shutdown {
 
     /// When what is left is cut: never, while nobody has asked to stop.
     pub(crate) fn deadline(&self) -> Time {
-        Time::from_micros(self.0.since.load(Ordering::Acquire)) + self.0.patience
+        Time::from_micros(self.0.deadline.load(Ordering::Acquire))
+    }
+
+    /// When the stop was requested.
+    fn since(&self) -> Time {
+        Time::from_micros(self.0.since.load(Ordering::Acquire))
     }
 
     /// How long ago the stop was requested.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.0.clock.precise().since(Time::from_micros(self.0.since.load(Ordering::Acquire)))
+        self.0.clock.precise().since(self.since())
     }
 
     /// Hears of every later change of phase. Made first, then the phase is looked at: no change
@@ -112,15 +120,20 @@ impl Shutdown {
     }
 
     fn enter(&self, phase: Phase) {
-        if phase == Phase::Draining {
-            // Before the phase itself, so that whoever sees the phase finds the deadline.
+        let now = self.0.clock.precise();
+        // Before the phase itself, so that whoever sees the phase finds the deadline.
+        let end = if phase == Phase::Draining {
             let _ = self.0.since.compare_exchange(
                 Time::NEVER.as_micros(),
-                self.0.clock.precise().as_micros(),
+                now.as_micros(),
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
-        }
+            self.since() + self.0.patience
+        } else {
+            now
+        };
+        self.0.deadline.fetch_min(end.as_micros(), Ordering::AcqRel);
         if self.0.phase.fetch_max(phase as u8, Ordering::AcqRel) < phase as u8 {
             self.0.changed.notify(usize::MAX);
         }
@@ -152,9 +165,10 @@ mod tests {
         let second = shutdown.listen();
         shutdown.request_stop();
         assert_eq!(shutdown.phase(), Phase::Draining);
+        assert_eq!(shutdown.deadline(), Time::from_micros(1_000_000));
         shutdown.cut();
         event_listener::Listener::wait(second);
         assert_eq!(shutdown.phase(), Phase::Cutting);
-        assert_eq!(shutdown.deadline(), Time::from_micros(1_000_000));
+        assert_eq!(shutdown.deadline(), Time::from_micros(0), "it is over by now");
     }
 }

@@ -399,6 +399,8 @@ struct Moody {
     hangs: AtomicBool,
     waiting: Mutex<Vec<(coracle::history::Entry, Receipt)>>,
     asked: AtomicUsize,
+    /// It has been asked to close.
+    closing: AtomicBool,
 }
 
 impl Moody {
@@ -451,6 +453,7 @@ impl Store for Moody {
     }
 
     fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>> {
+        self.closing.store(true, Ordering::SeqCst);
         if self.hangs.load(Ordering::SeqCst) {
             return Box::pin(std::future::pending());
         }
@@ -546,6 +549,21 @@ fn a_stop_waits_for_the_store_no_longer_than_it_may_and_says_what_was_lost() {
     moody.waiting.lock().unwrap().clear();
     let dropped = within(published.stored).unwrap_err();
     assert!(dropped.to_string().contains("dropped"), "{dropped}");
+}
+
+#[test]
+fn a_cut_ends_the_wait_for_the_store_as_well() {
+    let moody = Arc::new(Moody { hangs: true.into(), ..Moody::default() });
+    let server = start(serving(Arc::clone(&moody)).configure(|config| {
+        config.timeouts.stop = Duration::MAX;
+    }));
+    let history = server.handle.history().unwrap();
+    within(history.publish("quay", |id| format!("{id}"))).unwrap();
+    server.handle.request_stop();
+    eventually("the store is being closed", || moody.closing.load(Ordering::SeqCst));
+    server.handle.shutdown().cut();
+    let report = server.finish();
+    assert_eq!((report.history_flushed, report.history_lost), (0, 1));
 }
 
 // Two publish to one room, one of them from a handler, one from outside; a store that answers on a third thread.

@@ -33,6 +33,8 @@ pub(crate) use requests::{Asked, Call};
 
 use token::{KEY_BYTES, Key};
 
+use crate::http::builtin::{PAGES, is_page};
+
 /// Where clients without WebSocket are served, and by which key; for
 /// [`Config::fallbacks`](crate::config::Config::fallbacks).
 ///
@@ -73,16 +75,8 @@ impl Fallbacks {
     /// What is wrong with it.
     pub(crate) fn invalid(&self) -> Option<String> {
         let path = &self.path;
-        let segments = path.strip_prefix('/').is_some_and(|path| {
-            !path.is_empty() && path.split('/').all(|segment| !segment.is_empty())
-        });
-        let plain =
-            path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte));
-        if !segments || !plain {
-            return Some(format!(
-                "fallbacks: {path:?} is no path for them: it must look like \"/ws\", of letters, digits \
-                 and -._~ between slashes, and not end with one"
-            ));
+        if !is_page(path) {
+            return Some(format!("fallbacks: {path:?} is no path for them: {PAGES}"));
         }
         match &self.key {
             Some(key) if key.len() < KEY_BYTES => Some(format!(

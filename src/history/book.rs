@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -17,6 +17,7 @@ use super::store::Store;
 use super::value::{Bounds, Epoch};
 use crate::config;
 use crate::executor::{Clock, Time};
+use crate::shutdown::Shutdown;
 
 /// Between two lines of the log about what was not kept: often enough to be seen, seldom enough for a full disk
 /// not to fill it further.
@@ -161,9 +162,10 @@ impl Book {
         }
     }
 
-    /// Ends it: nothing is published with history any more, and what waits is kept, as far as that takes no
-    /// longer than `patience`. Blocks the thread. The second time it does nothing.
-    pub(crate) fn close(&self, patience: Duration) -> Flushed {
+    /// Ends it: nothing is published with history any more, and what waits is kept, as far as there is time:
+    /// until the deadline of the stop, which a cut brings forward, or this long if that is later. Blocks the
+    /// thread. The second time it does nothing.
+    pub(crate) fn close(&self, shutdown: &Shutdown, at_least: Duration) -> Flushed {
         {
             let mut gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             if std::mem::replace(&mut *gate, true) {
@@ -175,12 +177,13 @@ impl Book {
         let before = self.appended.load(Ordering::Acquire);
         let closing = self.ledger.closing();
         // It may be the application's, and this runs while a worker ends.
-        let closed =
-            catch_unwind(AssertUnwindSafe(|| block_on_for(self.store.close(closing), patience)));
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            block_on_until(self.store.close(closing), &self.clock, shutdown, at_least)
+        }));
         match closed {
             Ok(Some(Ok(()))) => {}
             Ok(Some(Err(error))) => log::error!("history: not closed cleanly: {error}"),
-            Ok(None) => log::error!("history: not closed within {patience:.1?}"),
+            Ok(None) => log::error!("history: not closed in time: what waits is lost"),
             Err(_) => log::error!("history: the store panicked when it was closed"),
         }
         let kept = self.appended.load(Ordering::Acquire).saturating_sub(before);
@@ -190,7 +193,12 @@ impl Book {
 }
 
 /// Waits for a future on this thread, but not for ever.
-fn block_on_for<T>(future: impl Future<Output = T>, patience: Duration) -> Option<T> {
+fn block_on_until<T>(
+    future: impl Future<Output = T>,
+    clock: &Clock,
+    shutdown: &Shutdown,
+    at_least: Duration,
+) -> Option<T> {
     struct Sleeper(Thread);
 
     impl Wake for Sleeper {
@@ -201,13 +209,18 @@ fn block_on_for<T>(future: impl Future<Output = T>, patience: Duration) -> Optio
 
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Sleeper(thread::current())));
-    let clock = Clock::kernel();
-    let end = clock.precise() + patience;
+    let cx = &mut Context::from_waker(&waker);
+    let earliest = clock.precise() + at_least;
+    let mut changed = shutdown.listen();
     loop {
-        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+        if let Poll::Ready(value) = future.as_mut().poll(cx) {
             return Some(value);
         }
-        let left = end.since(clock.precise());
+        // Before the deadline is looked at.
+        while Pin::new(&mut changed).poll(cx).is_ready() {
+            changed = shutdown.listen();
+        }
+        let left = shutdown.deadline().max(earliest).since(clock.precise());
         if left.is_zero() {
             return None;
         }

@@ -30,6 +30,17 @@ use crate::fallback::{Asked, Call};
 use crate::metrics::Metrics;
 use crate::session::Handler;
 
+/// What [`is_page`] asks for.
+pub(crate) const PAGES: &str = "allowed is a path that begins with a slash and does not end with one, of letters, digits \
+                                and -._~ between slashes";
+
+/// Whether this can be the path of a page of the server's own.
+pub(crate) fn is_page(path: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let segment = |segment: &str| !segment.is_empty() && segment.bytes().all(plain);
+    path.strip_prefix('/').is_some_and(|path| path.split('/').all(segment))
+}
+
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builtin {
@@ -87,6 +98,33 @@ impl Builtin {
             path if config.openapi.as_deref() == Some(path) => Some(Self::OpenApi),
             _ => None,
         }
+    }
+
+    /// What is wrong with their paths, if anything is: one that no request has, or two at the same one.
+    pub(crate) fn invalid(config: &Config) -> Option<String> {
+        let mut pages = Vec::new();
+        if config.health {
+            pages.push(("health", Self::LIVE, Self::Live));
+            pages.push(("health", Self::READY, Self::Ready));
+        }
+        if config.browser_module {
+            pages.push(("browser_module", module::PATH, Self::Module));
+        }
+        #[cfg(feature = "metrics")]
+        pages.extend(config.metrics.as_deref().map(|path| ("metrics", path, Self::Metrics)));
+        #[cfg(feature = "json")]
+        pages.extend(config.openapi.as_deref().map(|path| ("openapi", path, Self::OpenApi)));
+        pages.into_iter().find_map(|(name, path, page)| {
+            if !is_page(path) {
+                return Some(format!("{name} is {path:?}: {PAGES}"));
+            }
+            let found = Self::find(config, path).filter(|found| *found != page);
+            found.map(|other| {
+                format!(
+                    "{name} is at {path:?}, and so is another page of the server's own ({other:?})"
+                )
+            })
+        })
     }
 
     /// All that are switched on, for the description; nothing is said of the description itself.

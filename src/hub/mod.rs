@@ -251,6 +251,7 @@ impl Drop for Membership {
             // It did not come to its last callback, or not to its first.
             let lived = hub.clock.coarse().since(*created);
             hub.ledger.closed(["server", "none", "dropped"], lived);
+            hub.ended(true);
         }
         hub.registry.remove(*id, counters.totals());
         hub.limits.release(profile.address());

@@ -2,6 +2,7 @@
 //!
 //! A new one is a line here; `docs/metrics.md` lists them all, and a test compares the two.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Error};
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -402,7 +403,8 @@ impl Page<'_, '_> {
         Ok(())
     }
 
-    /// How sessions have ended: what has never happened is not there, because nearly all of it never does.
+    /// How sessions have ended. Most ways never happen, and are not there until they do; but for those that
+    /// somebody may be woken for: a series that begins with its first event has no increase to be seen.
     fn closes(
         &mut self,
         closes: impl IntoIterator<Item = ([&'static str; 3], u64)>,
@@ -410,6 +412,8 @@ impl Page<'_, '_> {
         let help = "Sessions that have ended: by whom, with which close code, why.";
         let name = "coracle_sessions_closed";
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let alarming = ALARMING.map(|how| (how, 0)).into_iter();
+        let closes: BTreeMap<_, _> = alarming.chain(closes).collect();
         for ([by, code, cause], count) in closes {
             let labels: Labels<'_> = &[("by", by), ("code", code), ("cause", cause)];
             let mut series = family.encode_family(&labels)?;
@@ -447,6 +451,17 @@ impl Page<'_, '_> {
         Ok(())
     }
 }
+
+/// Ways in which a session ends that are there from the beginning.
+const ALARMING: [[&str; 3]; 7] = [
+    ["peer", "none", "peer_vanished"],
+    ["server", "1001", "pong_timeout"],
+    ["server", "none", "write_stalled"],
+    ["server", "1011", "handler_failed"],
+    ["server", "1011", "handler_panicked"],
+    ["server", "1013", "over_budget"],
+    ["server", "1013", "slow_peer"],
+];
 
 impl fmt::Debug for Exposition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,7 +16,9 @@ use crate::hub::Hub;
 /// [`ServerHandle::metrics`](crate::ServerHandle::metrics). See [metrics](crate::docs::metrics) for every name.
 ///
 /// Cheap to clone, usable from any thread; holding one does not keep the server running, and after its end
-/// the last numbers are still there.
+/// the last numbers are still there. It keeps what the server was built of, so where the server itself holds one (in a
+/// route, in a collector), that is freed with the process and not before: [`Routes::metrics`](crate::Routes::metrics)
+/// needs none.
 #[derive(Clone)]
 pub struct Metrics(Arc<Hub>);
 

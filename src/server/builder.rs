@@ -24,6 +24,7 @@ use crate::executor::Clock;
 #[cfg(feature = "fallback")]
 use crate::fallback::Fallbacks;
 use crate::history::{self, Book, HistoryErrorHook, Kept, LostAppend};
+use crate::http::builtin::Builtin;
 use crate::http::{OriginPolicy, Request, Response, Routes, Upgrade};
 use crate::hub::{Hub, PresenceEvent, PresenceHook, Publication, RoomPolicy};
 use crate::message::Message;
@@ -678,6 +679,13 @@ impl<H: Handler> Builder<H> {
 
     /// The same; `ready` is called when the server listens and a signal would stop it.
     ///
+    /// The first worker begins to serve when `ready` has returned, because it is this thread that does so: whoever
+    /// wants to talk to the server first, or wait for its end, does that on another thread.
+    ///
+    /// # Panics
+    ///
+    /// When `ready` does; the server stops then, and its other workers are cut.
+    ///
     /// # Errors
     ///
     /// As of [`run`](Self::run). `ready` has been called before only if it is this thread's own worker
@@ -686,18 +694,23 @@ impl<H: Handler> Builder<H> {
         if self.listeners.is_empty() && self.config.listen.is_empty() {
             return Err(Error::Config("nothing to listen on: call `bind` or `bind_unix`".into()));
         }
-        let Assembled { crew, mut duties, addresses } = self.assemble()?;
+        // First: from the second on there is something that has to be ended.
         let interrupts = Interrupts::listen()?;
+        let Assembled { crew, mut duties, addresses } = self.assemble()?;
         let own = duties.remove(0);
         crew.start(duties, 1)?;
         let server = ServerHandle::new(Arc::clone(&crew), addresses);
         server.leave_signals_to_worker();
+        let unstarted = Unstarted(Some(&crew));
         ready(&server);
+        unstarted.starts();
         let mut outcome = Ok(());
-        own.work(Some(interrupts), |begun| outcome = begun);
+        own.work(Some(&interrupts), |begun| outcome = begun);
         if outcome.is_err() {
             server.request_stop();
         }
+        // Other workers may still have sessions, which the next signal is to cut.
+        let _others = interrupts.hand_on(&crew);
         let report = smol::future::block_on(server.wait());
         outcome.map_err(|source| Error::System { what: "cannot start a worker", source })?;
         Ok(report)
@@ -718,6 +731,23 @@ struct Assembled<H> {
     crew: Arc<Crew>,
     duties: Vec<Duty<H>>,
     addresses: Vec<ListenAddr>,
+}
+
+/// A worker that has still to be started. If it never is, because of a panic, the others need not wait for it.
+struct Unstarted<'a>(Option<&'a Crew>);
+
+impl Unstarted<'_> {
+    fn starts(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unstarted<'_> {
+    fn drop(&mut self) {
+        if let Some(crew) = self.0 {
+            crew.abandon(1);
+        }
+    }
 }
 
 /// Refuses what cannot be; returns the number of workers.
@@ -789,9 +819,8 @@ fn check(config: &Config, sites: &[Routes]) -> Result<usize> {
             }
         }
     }
-    #[cfg(feature = "json")]
-    if let Some(path) = config.openapi.as_ref().filter(|path| !path.starts_with('/')) {
-        return Err(Error::Config(format!("openapi is {path:?}: a path begins with a slash")));
+    if let Some(invalid) = Builtin::invalid(config) {
+        return Err(Error::Config(invalid));
     }
     let routes = config.routes.iter().chain(sites);
     let policies = routes.filter_map(|routes| routes.origins.as_ref());

@@ -251,10 +251,7 @@ impl Crew {
             return;
         }
         let shutdown = &self.hub.shutdown;
-        let history = self.hub.history.as_ref().map(|history| {
-            let left = shutdown.deadline().since(self.hub.clock.precise());
-            history.close(left.max(LAST_WORD))
-        });
+        let history = self.hub.history.as_ref().map(|history| history.close(shutdown, LAST_WORD));
         let history = history.unwrap_or_default();
         let endings = &self.hub.endings;
         let report = Report {
@@ -350,15 +347,15 @@ pub(super) struct Station<H> {
 impl<H: Handler> Duty<H> {
     /// Does it, on this thread, until the server has stopped. `ready` hears when it runs, or why it
     /// cannot.
-    pub(super) fn work(self, interrupts: Option<Interrupts>, ready: impl FnOnce(io::Result<()>)) {
+    pub(super) fn work(self, interrupts: Option<&Interrupts>, ready: impl FnOnce(io::Result<()>)) {
         let Self { station, listeners, intake } = self;
         // However this ends, it is counted.
         let guard = Leave(Arc::clone(&station.crew));
         let station = Rc::new(station);
-        match station.prepare(listeners, interrupts.as_ref()) {
+        match station.prepare(listeners, interrupts) {
             Ok((worker, ear)) => {
                 ready(Ok(()));
-                station.run(worker, intake, interrupts.as_ref());
+                station.run(worker, intake, interrupts);
                 drop(ear);
             }
             Err(error) => ready(Err(error)),
@@ -518,7 +515,26 @@ impl<H> Drop for Load<H> {
     fn drop(&mut self) {
         let station = &self.0;
         station.crew.hub.ledger.disconnected();
-        station.crew.posts[station.index].load.fetch_sub(1, Ordering::Relaxed);
+        station.crew.release(station.index);
+    }
+}
+
+/// A session without a connection of its own in its worker's load.
+#[cfg(feature = "fallback")]
+struct Lodger<H>(Rc<Station<H>>);
+
+#[cfg(feature = "fallback")]
+impl<H> Lodger<H> {
+    fn new(station: &Rc<Station<H>>) -> Self {
+        station.crew.posts[station.index].load.fetch_add(1, Ordering::Relaxed);
+        Self(Rc::clone(station))
+    }
+}
+
+#[cfg(feature = "fallback")]
+impl<H> Drop for Lodger<H> {
+    fn drop(&mut self) {
+        self.0.crew.release(self.0.index);
     }
 }
 
@@ -579,13 +595,12 @@ impl<H: Handler> Host for Lodging<'_, H> {
         membership: Membership,
         beside: Pin<Box<dyn Future<Output = ()>>>,
     ) {
-        let (worker, station) = (Rc::clone(self.worker), Rc::clone(self.station));
-        station.crew.posts[station.index].load.fetch_add(1, Ordering::Relaxed);
-        let load = Load(station);
+        let worker = Rc::clone(self.worker);
+        let lodger = Lodger::new(self.station);
         self.worker.spawn(async move {
             // Only here: it is this task that drives it.
             let link = Link::new(&worker, transport, Vec::new(), membership.member());
-            drive(Box::new(link), membership, &*load.0.handler).await;
+            drive(Box::new(link), membership, &*lodger.0.handler).await;
         });
         self.worker.spawn(beside);
     }

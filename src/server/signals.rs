@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::{SigId, flag, low_level};
 
+use super::crew::Crew;
 use crate::error::{Error, Result};
 use crate::shutdown::Shutdown;
 
@@ -142,6 +143,18 @@ impl Interrupts {
     /// What is to wake the worker, edge-triggered; nobody reads from it.
     pub(super) fn ear(&self) -> io::Result<OwnedFd> {
         Ok(self.ear.try_clone()?.into())
+    }
+
+    /// Has a thread listen from now on, until the server has ended: the worker that did so has.
+    pub(super) fn hand_on(self, crew: &Crew) -> Option<Listening> {
+        if crew.has_ended() {
+            return None;
+        }
+        let shutdown = &crew.hub.shutdown;
+        let listening = Listening::start(shutdown.clone());
+        // What has come in between.
+        self.heed(shutdown);
+        listening.map_err(|error| log::warn!("the next signal ends the process: {error}")).ok()
     }
 
     /// Does what the signals that have come ask for.

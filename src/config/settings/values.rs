@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(any(feature = "json", feature = "metrics"))]
+use crate::http::builtin::{PAGES, is_page};
+
 /// A value, or what would be allowed, as half a sentence.
 pub(super) type Parsed<T> = Result<T, String>;
 
@@ -151,14 +154,7 @@ pub(super) fn list<T>(text: &str, item: impl FnMut(&str) -> Parsed<T>) -> Parsed
 /// A path of URLs at which the server itself has something.
 #[cfg(any(feature = "json", feature = "metrics"))]
 pub(super) fn page(text: &str) -> Parsed<String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let segment = |segment: &str| !segment.is_empty() && segment.bytes().all(plain);
-    match text.strip_prefix('/').is_some_and(|path| path.split('/').all(segment)) {
-        true => Ok(text.to_owned()),
-        false => Err("allowed is a path that begins with a slash and does not end with one, of letters, digits \
-                      and -._~ between slashes"
-            .to_owned()),
-    }
+    if is_page(text) { Ok(text.to_owned()) } else { Err(PAGES.to_owned()) }
 }
 
 /// A file, as a program started here would find it.
