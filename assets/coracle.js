@@ -905,7 +905,9 @@ class HttpLink {
                 const items = this.#queue.take(this.#most, BATCH_BYTES);
                 if (!items.length) return;
                 this.#seq += 1;
-                this.#batch = { seq: this.#seq, items, body: bodyOf(items), unsure: false, tries: 0, since: 0 };
+                const body = bodyOf(items);
+                // `unsure`: it may have arrived. `gone`: the session takes nothing any more.
+                this.#batch = { seq: this.#seq, items, body, unsure: false, gone: false, tries: 0, since: 0 };
             }
             await this.#post(this.#batch);
         }
@@ -913,13 +915,15 @@ class HttpLink {
 
     async #post(batch) {
         const cursor = this.#cursor;
+        const { unsure } = batch;
+        // Until an answer says that it was not taken.
+        batch.unsure ||= !batch.gone;
         let answer;
         try {
             const query = { session_id: this.#token, seq: batch.seq, cursor };
             answer = await this.#ask("POST", "send", query, batch.body);
         } catch {
-            // It may have arrived. The same number again, and it is not delivered twice.
-            batch.unsure = true;
+            // The same number again, and it is not delivered twice.
             return this.#later(batch);
         }
         if (this.#done) return;
@@ -939,20 +943,23 @@ class HttpLink {
             this.#host.trouble(this, new Error(`the server does not take a message: ${sentenceOf(answer)}`));
         } else if (status === 410) {
             // It is ending: what it has left to say comes by the poll or the stream, and behind that how it ended.
+            batch.gone = true;
+            batch.unsure = unsure;
             batch.since ||= now();
             if (this.#isTooLong(batch.since)) return;
             batch.tries += 1;
             await this.#pause(backoff(batch.tries));
         } else if (status === 401 || status === 403 || status === 409) {
+            batch.unsure = unsure;
             this.#end(failure(`the session is over: ${sentenceOf(answer)}`, status));
         } else if (status === 503 || status === 429) {
             // It is there, and takes no more for now: that may last.
+            batch.unsure = unsure;
             batch.since = 0;
             batch.tries += 1;
             await this.#pause(retryAfterOf(answer) ?? backoff(batch.tries));
         } else {
             // A proxy's answer, which says nothing of what has become of it.
-            batch.unsure = true;
             await this.#later(batch);
         }
     }

@@ -571,6 +571,76 @@ test("what may have arrived before a session ended is not sent again", async () 
     assert.deepEqual(server.heard, ["one", "two"]);
 });
 
+// Each ends a session, and the client comes back.
+const ends = {
+    "the poll says so": (session) => session.close(4000, ""),
+    "the stream says so": (session) => session.close(4000, ""),
+    "it is gone": (session) => {
+        server.sessions.clear();
+        session.abort();
+    },
+    "the client connects anew": (_, client) => client.reconnect(),
+    "the page is left": () => globalThis.dispatchEvent(new Event("pagehide")),
+};
+
+for (const [how, end] of Object.entries(ends)) {
+    test(`what is under way when a session ends is not sent again: ${how}`, async () => {
+        const window = new EventTarget();
+        for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) {
+            globalThis[name] = window[name].bind(window);
+        }
+        try {
+            const transports = [how.includes("stream") ? "sse" : "polling"];
+            const [client, seen] = open({ transports });
+            await clock.until("it is there", () => client.transport === transports[0]);
+            // The first answer says that nothing was taken, which says nothing of the second request.
+            const faults = { 1: { status: 503 }, 2: "held" };
+            server.fault = (verb, _, count) => (verb === "send" ? faults[count] : undefined);
+            client.send("one");
+            client.send("two");
+            await clock.until("one has arrived", () => server.heard.length === 1);
+            assert.equal(server.count("send"), 2);
+            end(only(), client);
+            await clock.until("what waited", () => server.heard.includes("two"));
+            await clock.pass(1000);
+            assert.deepEqual(server.heard, ["one", "two"]);
+            assert.deepEqual([seen.opens.length, client.waiting], [2, 0]);
+            client.close();
+        } finally {
+            for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) delete globalThis[name];
+        }
+    });
+}
+
+test("a message by which the server closes is not sent for ever", async () => {
+    const [client, seen] = open(polling);
+    await isOpen(client);
+    server.onMessage = (session, data) => {
+        if (data === "bad") session.close(1011, "");
+    };
+    // The poll says that it is over before the POST is answered.
+    server.fault = (verb) => (verb === "send" && server.heard.length < 5 ? "held" : undefined);
+    client.send("bad");
+    await clock.until("it is over", () => seen.closes.length);
+    await clock.pass(60_000);
+    assert.deepEqual([server.heard, seen.opens.length], [["bad"], 2]);
+});
+
+test("what a session that has ended refuses goes with the next one, even while it is asked again", async () => {
+    const [client, seen] = open(polling);
+    await isOpen(client);
+    const first = only();
+    server.sessions.clear();
+    const faults = { 2: { status: 502 }, 3: "held" };
+    server.fault = (verb, _, count) => (verb === "send" ? faults[count] : undefined);
+    client.send("one");
+    await clock.until("it is asked again", () => server.count("send") === 3, 8_000);
+    first.abort();
+    await clock.until("a new session", () => seen.opens.length === 2);
+    await clock.until("what was said", () => server.heard.length);
+    assert.deepEqual(server.heard, ["one"]);
+});
+
 test("a server that is gone is given up after a while, and found when it is there again", async () => {
     const [client, seen] = open(polling);
     await isOpen(client);
