@@ -119,6 +119,7 @@ const BATCH_BYTES = 48 * 1024; // of one POST: with what JSON adds, below the se
 const ACK_MESSAGES = 256; // a quarter of what the server keeps for us before it ends a stream
 const ACK_BYTES = 256 * 1024; // the same
 const ACK_TIME = 5_000; // ms until what is less is acknowledged, too
+const ACK_BACKOFF = { base: ACK_TIME, cap: 60_000 }; // and on top of it after one that failed
 const HELD_TIME = 10_000; // ms for which a room waits for the answer to a join
 const HELD_MESSAGES = 4096; // of a room that waits: four times what fits into the server's queue for us
 const HELD_SIZE = 4 << 20; // characters, the same
@@ -680,6 +681,7 @@ class HttpLink {
     #unacknowledged = 0; // bytes, about
     #ackTimer = 0;
     #acking = false;
+    #ackMisses = 0; // acknowledgements in a row that failed
     #max = 0; // messages in an answer; 0: as many as the server likes
     #misses = 0; // answers in a row that were not to be had
     #since = 0; // when the server was first not heard; 0 if it was
@@ -845,6 +847,8 @@ class HttpLink {
                 if (data === undefined || opened) return;
                 opened = true;
                 known.streamWorks = true;
+                this.#acknowledged = Math.max(this.#acknowledged, cursor);
+                this.#unacknowledged = 0;
                 clearTimeout(timer);
                 watch();
                 this.#move("sse");
@@ -868,11 +872,13 @@ class HttpLink {
 
     /** Tells the server what has arrived; while polling, the next poll does. */
     #acknowledgeSome() {
-        if (this.#cursor - this.#acknowledged >= ACK_MESSAGES || this.#unacknowledged >= ACK_BYTES) {
-            this.#acknowledge();
-        } else if (!this.#ackTimer) {
-            this.#ackTimer = setTimeout(() => this.#acknowledge(), ACK_TIME);
-        }
+        const much = this.#cursor - this.#acknowledged >= ACK_MESSAGES || this.#unacknowledged >= ACK_BYTES;
+        if (much && !this.#ackMisses) this.#acknowledge();
+        else if (!this.#acking && !this.#ackTimer) this.#acknowledgeIn(ACK_TIME);
+    }
+
+    #acknowledgeIn(ms) {
+        this.#ackTimer = setTimeout(() => this.#acknowledge(), ms);
     }
 
     async #acknowledge() {
@@ -882,14 +888,24 @@ class HttpLink {
         this.#acking = true;
         const cursor = this.#cursor;
         this.#unacknowledged = 0;
+        let answer;
         try {
-            const answer = await this.#ask("POST", "ack", { session_id: this.#token, cursor });
-            if (answer.status === 204) this.#acknowledged = Math.max(this.#acknowledged, cursor);
+            answer = await this.#ask("POST", "ack", { session_id: this.#token, cursor });
         } catch {
             // The next one says it again.
         }
         this.#acking = false;
-        if (!this.#done && this.transport === "sse" && this.#cursor > this.#acknowledged) this.#acknowledgeSome();
+        if (answer?.status === 204) {
+            this.#ackMisses = 0;
+            this.#acknowledged = Math.max(this.#acknowledged, cursor);
+            const more = this.#receiving && this.transport === "sse" && this.#cursor > this.#acknowledged;
+            if (more) this.#acknowledgeSome();
+        } else if (this.#receiving) {
+            // Meanwhile the server may end the stream, and the next one acknowledges.
+            const asked = (answer && retryAfterOf(answer)) ?? 0;
+            this.#acknowledgeIn(Math.max(asked, ACK_TIME) + backoff(this.#ackMisses, ACK_BACKOFF));
+            this.#ackMisses += 1;
+        }
     }
 
     // --- Up

@@ -717,6 +717,59 @@ test("a stream is acknowledged, so that the server need not end it", async () =>
     assert.deepEqual([server.count("ack"), clock.now], [before[0] + 1, before[1]], "large ones sooner");
 });
 
+test("an acknowledgement that fails is repeated after a wait that grows, and not before it is told to", async (t) => {
+    t.mock.method(Math, "random", () => 1);
+    for (const [fault, waits] of [
+        [{ status: 500 }, [10_000, 15_000, 25_000, 45_000, 65_000, 65_000]],
+        ["silent", [10_000, 15_000, 25_000, 45_000, 65_000, 65_000]],
+        [{ status: 503, headers: { "Retry-After": "0" } }, [10_000, 15_000, 25_000]],
+        [{ status: 429, headers: { "Retry-After": "120" } }, [125_000, 130_000, 140_000]],
+    ]) {
+        const asked = [];
+        const events = server.count("events");
+        // Not for ever, so that this ends if nobody waits.
+        server.fault = (verb) => (verb === "ack" && asked.push(clock.now) <= waits.length ? fault : undefined);
+        const [client, seen] = open({ transports: ["sse"] });
+        await clock.until("a stream", () => client.transport === "sse");
+        for (const text of numbered(300)) only().send(text);
+        await clock.settle();
+        assert.equal(asked.length, 1);
+        // What comes meanwhile does not make it sooner.
+        for (const text of numbered(300)) only().send(text);
+        let timer = 0;
+        const speak = () => {
+            only().send("not silent");
+            timer = setTimeout(speak, 30_000);
+        };
+        speak();
+        await clock.until("it is taken", () => asked.length > waits.length);
+        clearTimeout(timer);
+        assert.deepEqual(asked.slice(1).map((at, n) => at - asked[n]), waits);
+        assert.equal(server.count("events"), events + 1, "the stream has said nothing of it");
+        // And then as before.
+        for (const text of numbered(256)) only().send(text);
+        await clock.settle();
+        assert.equal(asked.length, waits.length + 2);
+        assert.ok(seen.messages.length > 856);
+        client.close();
+    }
+});
+
+test("a stream that goes on acknowledges what came before it", async () => {
+    const [client, seen] = open({ transports: ["sse"] });
+    await clock.until("a stream", () => client.transport === "sse");
+    for (const text of numbered(200)) only().send(text);
+    only().stream.drop();
+    await clock.until("the next stream", () => server.count("events") === 2);
+    for (const text of numbered(100)) only().send(text);
+    await clock.settle();
+    assert.deepEqual([server.count("ack"), seen.messages.length], [0, 300]);
+    only().stream.drop();
+    await clock.until("another one", () => server.count("events") === 3);
+    await clock.pass(20_000);
+    assert.equal(server.count("ack"), 0);
+});
+
 test("a stream that has been silent for long is opened anew, and an idle client stays", async () => {
     const [client, seen] = open({ transports: ["sse", "polling"] });
     await clock.until("a stream", () => client.transport === "sse");
