@@ -311,6 +311,8 @@ export class Coracle {
         if (this.#state === "closed") return;
         const link = this.#link;
         this.#link = null;
+        // In a listener of `open`.
+        this.#queue.release();
         const cut = cutText(reason, 123);
         if (link?.opened) link.close(code, cut);
         else link?.drop();
@@ -366,12 +368,14 @@ export class Coracle {
             this.#known.websocketFrom = now() + BLOCKED;
         }
         // Who has to say who they are does so in `open`, before rooms and before what has waited.
-        const waited = this.#queue.takeAll();
+        const queue = this.#queue;
+        queue.hold();
         this.#setState("open");
         if (this.#link === link) this.#fire("transport", link.transport);
         if (this.#link === link) this.#fire("open", { transport: link.transport, again: this.#connections > 1 });
         if (this.#link === link) for (const room of this.rooms) this.#enter(room);
-        this.#queue.append(waited);
+        // Not to a newer one: who closes the client there has it sent.
+        queue.release();
         if (this.#link === link) link.pump();
     }
 
@@ -1143,6 +1147,7 @@ class Cut extends Error {}
 /** What waits to be sent, within bounds. */
 class Queue {
     #items = [];
+    #held = [];
     #bytes = 0;
     #limits;
 
@@ -1157,12 +1162,12 @@ class Queue {
     push(item) {
         const { messages, bytes } = this.#limits;
         if (this.#items.length >= messages || this.#bytes + item.size > bytes) return false;
-        this.append([item]);
+        this.#append([item]);
         return true;
     }
 
     // What was taken may come back, bound or no bound.
-    append(items) {
+    #append(items) {
         for (const item of items) this.#bytes += item.size;
         this.#items.push(...items);
     }
@@ -1188,8 +1193,13 @@ class Queue {
         return this.#items.splice(0, count);
     }
 
-    takeAll() {
-        return this.take(Infinity);
+    /** Sets aside what waits, so that what comes until `release` goes before it. */
+    hold() {
+        this.#held = this.take(Infinity);
+    }
+
+    release() {
+        this.#append(this.#held.splice(0));
     }
 }
 

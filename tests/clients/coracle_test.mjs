@@ -278,6 +278,34 @@ test("reconnect does not wait, ends what there is, and opens what was closed", a
     assert.deepEqual(server.heard, []);
 });
 
+for (const event of ["state", "transport", "open"]) {
+    test(`what waits is sent by a client that is closed in ${event}, and by no later one`, async () => {
+        for (const options of [{}, polling]) {
+            server.heard = [];
+            const [client] = open(options);
+            client.join("a");
+            for (const text of ["one", "two"]) client.send(text);
+            const off = client.on(event, () => {
+                if (client.state !== "open") return;
+                client.send("hello");
+                client.close();
+            });
+            await clock.until("the close", () => client.state === "closed");
+            assert.equal(client.waiting, 0);
+            await clock.until("the server has heard of it", () => !server.sessions.size);
+            assert.deepEqual(server.heard, ["hello", "one", "two"]);
+            off();
+            client.leave("a");
+            client.reconnect();
+            await isOpen(client);
+            await clock.pass(1000);
+            assert.deepEqual(server.heard, ["hello", "one", "two"]);
+            client.close();
+            await clock.until("the end", () => !server.sessions.size);
+        }
+    });
+}
+
 test("the network's return and a look at the page hurry the next try, but not against the server", async (t) => {
     t.mock.method(Math, "random", () => 1);
     const window = new EventTarget();
