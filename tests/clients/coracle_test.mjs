@@ -640,6 +640,25 @@ for (const [how, end] of Object.entries(ends)) {
     });
 }
 
+test("what a session has not taken, for whatever reason, goes with the next one", async () => {
+    for (const status of [503, 429, 401, 403, 409]) {
+        server.heard = [];
+        const [client, seen] = open(polling);
+        await isOpen(client);
+        const session = only();
+        server.fault = (verb) => (verb === "send" && seen.opens.length < 2 ? { status } : undefined);
+        client.send("one");
+        client.send("two");
+        await clock.until("it is asked again, or over", () => server.count("send") === 3 || seen.closes.length);
+        session.close(4000, "");
+        await clock.until("what was said", () => server.heard.length >= 2);
+        await clock.pass(1000);
+        assert.deepEqual([server.heard, seen.opens.length], [["one", "two"], 2], `${status}`);
+        client.close();
+        server.requests = [];
+    }
+});
+
 test("a message by which the server closes is not sent for ever", async () => {
     const [client, seen] = open(polling);
     await isOpen(client);
