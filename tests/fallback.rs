@@ -876,34 +876,6 @@ fn posts_wait_for_a_session_that_is_behind_and_are_told_when_it_stays_so() {
 }
 
 #[test]
-fn what_is_kept_for_clients_counts_in_the_budget_of_all() {
-    let (sender, closed) = heard();
-    let server = start(
-        builder()
-            .on_open(async |session: &Session| session.join("room"))
-            .on_close(record(&sender))
-            .configure(|config| config.limits.outboxes_bytes = Some(256 * 1024)),
-    );
-    let mut client = Polling::open(server.addr());
-    let rooms = server.handle.rooms();
-    eventually("it has joined", || rooms.size("room") == 1);
-    // It polls, so that its outbox is empty, and acknowledges nothing.
-    while closed.try_next().is_none() {
-        within(rooms.publish("room", "x".repeat(16 * 1024)));
-        let target = client.target("poll", "&max=1");
-        let answer = client.http.get(&target);
-        if let Some(close) = answer.header("coracle-close") {
-            assert!(close.starts_with("1013 "), "{close}");
-            break;
-        }
-    }
-    eventually("it has ended", || server.handle.sessions().count() == 0);
-    // There is room for the next one.
-    Polling::open(server.addr());
-    server.finish();
-}
-
-#[test]
 fn handlers_of_parts_and_inbound_rates_are_the_same_for_polling_clients() {
     let server = start(
         builder()

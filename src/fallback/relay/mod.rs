@@ -80,6 +80,8 @@ struct State {
     kept_bytes: usize,
     /// The number of the first of these, or of the next message.
     first: u64,
+    /// What was kept has been given up, and nothing follows but the end: whatever the client has got.
+    given_up: bool,
     close: Closing,
     /// Why the session's reads and writes fail.
     failed: Option<ErrorKind>,
@@ -172,6 +174,7 @@ impl Relay {
                 kept: VecDeque::new(),
                 kept_bytes: 0,
                 first: 1,
+                given_up: false,
                 close: Closing::Open,
                 failed: None,
                 said_goodbye: false,
@@ -249,6 +252,7 @@ impl Relay {
     /// Nothing that the session has written is kept any more, but what the client is told of its end.
     fn drop_all(&self, state: &mut State, close: CloseFrame) {
         state.first += state.kept.len() as u64;
+        state.given_up = true;
         state.kept = VecDeque::new();
         state.kept_bytes = 0;
         state.down = VecDeque::new();
@@ -322,15 +326,18 @@ impl Relay {
         Some(Visit::new(self, visitor))
     }
 
-    /// The client has everything up to this number. Returns what comes next.
+    /// The client has everything up to this number.
     pub(in crate::fallback) fn acknowledge(&self, cursor: u64) -> Result<(), BadCursor> {
         let mut state = self.lock();
         let next = state.first + state.kept.len() as u64;
         if cursor >= next {
             return Err(BadCursor::Ahead);
         }
-        let Some(count) = (cursor + 1).checked_sub(state.first) else {
-            return Err(BadCursor::Behind);
+        let count = match (cursor + 1).checked_sub(state.first) {
+            Some(count) => count,
+            // What it has not got it does not get any more, and is to hear why.
+            None if state.given_up => 0,
+            None => return Err(BadCursor::Behind),
         };
         for _ in 0..count {
             let message = state.kept.pop_front();
