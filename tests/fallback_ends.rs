@@ -8,7 +8,7 @@ mod fallbacks;
 mod polling;
 mod support;
 
-use coracle::{BoxError, Cause, Session, Side};
+use coracle::{BoxError, Cause, CloseCode, Flow, Message, Session, Side};
 use fallbacks::*;
 use polling::{Answer, Events, Polling};
 use support::*;
@@ -86,5 +86,53 @@ fn an_end_that_drops_what_was_kept_is_told_whatever_the_client_has_got() {
     assert_eq!((&*open.kind, open.id.as_deref()), ("open", Some("1")));
     let close = events.next().unwrap().unwrap();
     assert!(close.kind == "close" && close.data.contains("1009"), "{close:?}");
+    server.finish();
+}
+
+/// Clients filled sessions, closed them and came no more; what those had left counted, and could not be dropped:
+/// so the sessions of others were ended, one after the other, and it helped nothing.
+#[test]
+fn what_ended_sessions_have_left_costs_no_other_one_its_life() {
+    let code = CloseCode::new(4001).unwrap();
+    let server = start(
+        builder()
+            .on_message(async move |session: &Session, _: Message| {
+                session.send("x".repeat(60_000)).await?;
+                Ok::<_, BoxError>(Flow::Close(code, "".into()))
+            })
+            .configure(|config| config.limits.outboxes_bytes = Some(256 * 1024)),
+    );
+    let mut bystander = Polling::open(server.addr());
+    let session = only(&server);
+    // It is counted as well.
+    within(session.send("y".repeat(32 * 1024))).unwrap();
+    let mut gone: Vec<_> = (0..8).map(|_| Polling::open(server.addr())).collect();
+    for client in &mut gone {
+        client.send("fill it");
+        // It has heard of the end, and acknowledged nothing.
+        loop {
+            let answer = one(client);
+            if let Some(close) = answer.expect(200).header("coracle-close") {
+                assert_eq!((close, answer.texts()[0].len()), ("4001", 60_000));
+                break;
+            }
+        }
+    }
+    eventually("they have ended", || server.handle.sessions().count() == 1);
+    assert_eq!(server.handle.rooms().stats().over_budget, 0);
+    assert_eq!(bystander.texts(1)[0].len(), 32 * 1024);
+    within(session.send("still here")).unwrap();
+    assert_eq!(bystander.texts(1), ["still here"]);
+    // Those who ask once more hear whether something is missing.
+    let (mut whole, mut dropped) = (0, 0);
+    for client in &mut gone {
+        let answer = one(client);
+        match (answer.header("coracle-close").unwrap(), &answer.texts()[..]) {
+            ("4001", [text]) if text.len() == 60_000 => whole += 1,
+            (close, []) if close.starts_with("1013 ") => dropped += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(whole > 0 && dropped > 0, "{whole} {dropped}");
     server.finish();
 }
