@@ -136,3 +136,46 @@ fn what_ended_sessions_have_left_costs_no_other_one_its_life() {
     assert!(whole > 0 && dropped > 0, "{whole} {dropped}");
     server.finish();
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_client_that_is_away_and_says_what_it_did_not_get() {
+    let (sender, closed) = heard();
+    let server = start(
+        builder().on_close(record(&sender)).configure(|config| config.limits.outbox_messages = 4),
+    );
+    let mut client = Polling::open(server.addr());
+    let session = only(&server);
+    // Four are as many as are kept, the pipe holds one and a piece of the next, and the rest stays in the outbox.
+    for _ in 0..8 {
+        eventually("it takes one more", || {
+            let sent = session.try_send("x".repeat(32 * 1024)).is_ok();
+            one(&mut client).expect(200);
+            sent
+        });
+    }
+    let report = server.finish();
+    assert_eq!((report.drained, report.cut), (1, 0));
+    let record = closed.next();
+    assert_eq!((record.by, record.cause, record.timer), (Side::Server, Cause::Stopping, None));
+    assert_eq!((record.code, record.clean), (Some(CloseCode::GOING_AWAY), false));
+    assert!(record.undelivered.messages >= 3, "{record}");
+}
+
+#[test]
+fn a_stop_does_not_wait_where_only_the_goodbye_has_no_room() {
+    let (sender, closed) = heard();
+    let server = start(
+        builder().on_close(record(&sender)).configure(|config| config.limits.outbox_messages = 8),
+    );
+    let mut client = Polling::open(server.addr());
+    let session = only(&server);
+    for n in 0..8 {
+        session.try_send(n.to_string()).unwrap();
+    }
+    let target = client.target("poll", "&cursor=0");
+    eventually("all are kept", || client.http.get(&target).texts().len() == 8);
+    server.finish();
+    let record = closed.next();
+    assert_eq!((record.cause, record.timer, record.clean), (Cause::Stopping, None, false));
+    assert_eq!(record.undelivered.messages, 0);
+}

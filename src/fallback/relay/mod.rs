@@ -276,15 +276,24 @@ impl Relay {
     }
 
     /// The server stops, and a client that is not waiting cannot come any more: its session need not wait for
-    /// it, if it has said goodbye.
+    /// it, neither for an answer to its goodbye nor for room.
     pub(in crate::fallback) fn answer_for_absent(&self) {
         let mut state = self.lock();
-        if state.visitor.is_none() {
-            self.pull(&mut state);
-            if let Closing::Said(close) = &state.close {
+        // What has failed has its end already; and each failure is news to whoever calls this.
+        if state.visitor.is_some() || state.failed.is_some() {
+            return;
+        }
+        self.pull(&mut state);
+        match &state.close {
+            Closing::Said(close) => {
                 let close = close.clone();
                 self.close(&mut state, close.as_ref());
             }
+            // Nobody makes room any more. Taken and thrown away, what follows would count as delivered.
+            Closing::Open if self.is_full(&state) => {
+                self.fail(&mut state, ErrorKind::ConnectionAborted);
+            }
+            Closing::Open | Closing::Told(_) => {}
         }
     }
 
@@ -405,15 +414,17 @@ impl Relay {
         state.session_reads.take().into_iter().for_each(Waker::wake);
     }
 
+    /// No more is kept before the client has acknowledged some of it.
+    fn is_full(&self, state: &State) -> bool {
+        state.kept.len() >= self.bounds.messages || state.kept_bytes >= self.bounds.bytes
+    }
+
     /// Puts together what the session has written, as far as there is room for it.
     fn pull(&self, state: &mut State) {
         let before = state.down.len();
         // It was there before whatever is missing now.
         let ended = self.has_ended();
-        while state.kept.len() < self.bounds.messages
-            && state.kept_bytes < self.bounds.bytes
-            && matches!(state.close, Closing::Open)
-        {
+        while !self.is_full(state) && matches!(state.close, Closing::Open) {
             match state.assembly.next(&mut state.down, self.bounds.message_bytes) {
                 Ok(Some(Parcel::Message(message))) => {
                     state.kept_bytes += message.len();
