@@ -8,9 +8,9 @@ mod fallbacks;
 mod polling;
 mod support;
 
-use coracle::{BoxError, Cause, CloseCode, Flow, Message, Session, Side};
+use coracle::{BoxError, Cause, CloseCode, Flow, Message, Request, Session, Side, Upgrade};
 use fallbacks::*;
-use polling::{Answer, Events, Polling};
+use polling::{Answer, Events, Http, Polling};
 use support::*;
 
 /// A poll of this client that takes one message at most.
@@ -178,4 +178,21 @@ fn a_stop_does_not_wait_where_only_the_goodbye_has_no_room() {
     let record = closed.next();
     assert_eq!((record.cause, record.timer, record.clean), (Cause::Stopping, None, false));
     assert_eq!(record.undelivered.messages, 0);
+}
+
+#[test]
+fn no_session_is_opened_if_the_server_stops_while_the_hook_is_asked() {
+    let (sender, closed) = heard();
+    let server = start(
+        builder()
+            .on_accept(async |request: &Request| {
+                request.shutdown().request_stop();
+                Ok(Upgrade::new())
+            })
+            .on_close(record(&sender)),
+    );
+    let answer = Http::connect(server.addr()).unwrap().get("/ws/poll");
+    assert!(answer.error(503).contains("stopping"));
+    server.finish();
+    assert!(closed.try_next().is_none());
 }
