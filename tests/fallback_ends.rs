@@ -196,3 +196,13 @@ fn no_session_is_opened_if_the_server_stops_while_the_hook_is_asked() {
     server.finish();
     assert!(closed.try_next().is_none());
 }
+
+#[test]
+fn the_description_says_what_becomes_of_a_cursor_that_is_behind() {
+    let server = start(echo().openapi("/openapi.json"));
+    let description = Http::connect(server.addr()).unwrap().get("/openapi.json").json();
+    let responses = &description["paths"]["/ws/poll"]["get"]["responses"];
+    let behind = responses["412"]["description"].as_str().unwrap();
+    assert!(behind.contains("acknowledged"), "{behind}");
+    server.finish();
+}
