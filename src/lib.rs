@@ -1,5 +1,7 @@
 #![doc = include_str!("docs/front.md")]
 
+#[cfg(feature = "client")]
+pub mod client;
 pub mod config;
 mod error;
 mod executor;

@@ -144,6 +144,16 @@ impl From<Bytes> for Message {
 pub struct Text(Utf8Bytes);
 
 impl Text {
+    #[cfg(feature = "client")]
+    pub(crate) fn from_utf8_bytes(text: Utf8Bytes) -> Self {
+        Self(text)
+    }
+
+    #[cfg(feature = "client")]
+    pub(crate) fn into_utf8_bytes(self) -> Utf8Bytes {
+        self.0
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -70,7 +70,7 @@ pub(super) fn identity(identity: &Identity, provider: &CryptoProvider) -> Result
 }
 
 /// The authorities that may have signed a client's certificate.
-pub(super) fn authorities(file: &Path) -> Result<RootCertStore> {
+pub(crate) fn authorities(file: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(file)? {
         warn_if_over(file, &certificate);

@@ -11,7 +11,7 @@ use rustls::server::danger::ClientCertVerifier;
 
 use super::files::{self, Stamp};
 use super::names::{self, Names, Question};
-use crate::config::{ClientCertificates, Tls, TlsVersion};
+use crate::config::{ClientCertificates, Tls};
 use crate::error::{Error, Result};
 
 /// The certificates of a server, and how they are replaced.
@@ -191,10 +191,6 @@ fn load(settings: &Tls) -> Result<Current> {
             return Err(Error::Config(format!("tls.hosts: {name:?} is there twice: leave one")));
         }
     }
-    let versions: &[&rustls::SupportedProtocolVersion] = match settings.min_version {
-        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::V1_3 => &[&rustls::version::TLS13],
-    };
     let cryptography = |source: rustls::Error| Error::System {
         what: "cannot set up TLS",
         source: std::io::Error::other(source),
@@ -202,7 +198,7 @@ fn load(settings: &Tls) -> Result<Current> {
     let names = Arc::new(names);
     let nobody = Question { names: Arc::clone(&names), asked: Arc::default() };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(versions)
+        .with_protocol_versions(super::versions(settings.min_version))
         .map_err(cryptography)?;
     let builder = match client_verifier(&settings.clients, &provider)? {
         Some(verifier) => builder.with_client_cert_verifier(verifier),

@@ -1,0 +1,190 @@
+//! When to come back.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ended::Disconnected;
+use super::error::ConnectError;
+use crate::message::CloseCode;
+
+/// A connection that has lasted so long was a good one: the next wait is as short as the first. The same as in the
+/// browser's module.
+pub(super) const GOOD: Duration = Duration::from_secs(5);
+
+/// A server that says that it restarts or is overloaded gets a random part of at least so many times the first wait.
+const BUSY: u32 = 8;
+
+/// The longest `Retry-After` that is kept to: nobody else may send a client to sleep for longer.
+const LONGEST_ASKED: Duration = Duration::from_secs(60 * 60);
+
+/// Why there is no connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Reason<'a> {
+    /// An attempt has failed.
+    Failed(&'a ConnectError),
+    /// A connection has ended.
+    Ended(&'a Disconnected),
+}
+
+type Verdict = Arc<dyn Fn(&Reason<'_>) -> bool + Send + Sync>;
+
+/// When a client comes back, and when it does not any more.
+///
+/// The wait is a random part of `first`, doubled with each failure in a row up to `longest`: exponential backoff with
+/// full jitter, so that a thousand clients of a server that has restarted do not come back in one moment. It is at
+/// least eight times as much after 1012 (restart), 1013 (overloaded), 429 and 503. Where the server names a time
+/// (`Retry-After`, of which an hour at most is kept to), the random part comes on top of it.
+#[derive(Clone)]
+pub struct Reconnect {
+    pub(super) first: Duration,
+    pub(super) longest: Duration,
+    pub(super) attempts: Option<u32>,
+    pub(super) give_up_if: Option<Verdict>,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(30),
+            attempts: None,
+            give_up_if: None,
+        }
+    }
+}
+
+impl Reconnect {
+    /// After a random part of 0.5 s, doubled up to 30 s, for ever.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Not at all: the first end is the last.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::new().attempts(0)
+    }
+
+    /// Of what the first wait is a random part. Default: 0.5 s.
+    #[must_use]
+    pub fn first(mut self, first: Duration) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// Up to where it is doubled. Default: 30 s.
+    #[must_use]
+    pub fn longest(mut self, longest: Duration) -> Self {
+        self.longest = longest;
+        self
+    }
+
+    /// How many attempts in a row may fail before the client gives up; a connection that has lasted for 5 s begins a
+    /// new row. Default: as many as there are.
+    #[must_use]
+    pub fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Decides by itself whether the client gives up, in the place of the rule: after 1000 and 1008, and when
+    /// [`ConnectError::is_lasting`]. The bound on attempts holds in any case.
+    #[must_use]
+    pub fn give_up_if(
+        mut self,
+        verdict: impl Fn(&Reason<'_>) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.give_up_if = Some(Arc::new(verdict));
+        self
+    }
+
+    pub(super) fn gives_up(&self, reason: &Reason<'_>) -> bool {
+        match &self.give_up_if {
+            Some(verdict) => verdict(reason),
+            None => match reason {
+                Reason::Failed(error) => error.is_lasting(),
+                Reason::Ended(ended) => {
+                    matches!(ended.code(), Some(CloseCode::NORMAL | CloseCode::POLICY))
+                }
+            },
+        }
+    }
+
+    pub(super) fn invalid(&self) -> Option<String> {
+        if self.first > self.longest {
+            let Self { first, longest, .. } = self;
+            return Some(format!(
+                "reconnect.first is {first:?}, and longer than reconnect.longest, which is {longest:?}"
+            ));
+        }
+        (self.first.is_zero() && self.attempts.is_none()).then(|| {
+            "reconnect.first is zero: without a wait and without a bound on attempts a server that is down would \
+             be asked without a pause"
+                .to_owned()
+        })
+    }
+}
+
+impl fmt::Debug for Reconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, longest, attempts, give_up_if } = self;
+        f.debug_struct("Reconnect")
+            .field("first", first)
+            .field("longest", longest)
+            .field("attempts", attempts)
+            .field("give_up_if", &give_up_if.is_some())
+            .finish()
+    }
+}
+
+/// How far a row of failures has come.
+#[derive(Debug, Default)]
+pub(super) struct Row {
+    failures: u32,
+}
+
+impl Row {
+    /// The wait after another failure; `None` if there have been too many. `random` is between 0 and 1.
+    pub(super) fn next(
+        &mut self,
+        policy: &Reconnect,
+        reason: &Reason<'_>,
+        random: f64,
+    ) -> Option<Duration> {
+        if policy.attempts.is_some_and(|attempts| self.failures >= attempts) {
+            return None;
+        }
+        let doubled =
+            policy.first.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        self.failures = self.failures.saturating_add(1);
+        let busy = match reason {
+            Reason::Ended(ended) => {
+                matches!(ended.code(), Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER))
+            }
+            Reason::Failed(ConnectError::Handshake(rejected)) => {
+                matches!(rejected.status.as_u16(), 429 | 503)
+            }
+            Reason::Failed(_) => false,
+        };
+        let most = if busy { doubled.max(policy.first.saturating_mul(BUSY)) } else { doubled };
+        let jitter = most.min(policy.longest).mul_f64(random);
+        let asked = match reason {
+            Reason::Failed(error) => error.retry_after(),
+            Reason::Ended(_) => None,
+        };
+        Some(asked.unwrap_or_default().min(LONGEST_ASKED).saturating_add(jitter))
+    }
+
+    /// The connection was a good one.
+    pub(super) fn broken(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Failures in this row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+}

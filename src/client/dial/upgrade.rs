@@ -1,0 +1,185 @@
+//! The request for a WebSocket and what is made of its answer (RFC 6455 section 4.1).
+
+use std::io;
+
+use ::http::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
+    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+};
+use ::http::{HeaderMap, StatusCode};
+use async_tungstenite::tungstenite::handshake::client::generate_key;
+use async_tungstenite::tungstenite::handshake::derive_accept_key;
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::error::{ConnectError, Rejected};
+use super::super::stream::Stream;
+use super::super::target::Target;
+
+/// The head of the answer, and how many headers it may have.
+const HEAD_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 100;
+
+/// How many answers may announce another one.
+const ANNOUNCED: usize = 8;
+
+/// What is kept of the body of an answer that is not 101.
+const BODY_BYTES: usize = 1024;
+
+/// What there is to know of a 101.
+pub(super) struct Head {
+    pub(super) headers: HeaderMap,
+    pub(super) subprotocol: Option<String>,
+}
+
+/// Why there is no WebSocket.
+pub(super) enum Problem {
+    Refused(ConnectError),
+    Ended(io::Error),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+impl From<ConnectError> for Problem {
+    fn from(error: ConnectError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+fn protocol(problem: impl Into<String>) -> Problem {
+    Problem::Refused(ConnectError::Protocol { problem: problem.into() })
+}
+
+/// Asks for a WebSocket. With it comes what the server has sent behind its answer.
+pub(super) async fn upgrade(
+    stream: &mut Stream,
+    target: &Target,
+    headers: &HeaderMap,
+    subprotocols: &[String],
+) -> Result<(Head, Vec<u8>), Problem> {
+    let key = generate_key();
+    stream.write_all(&request(target, &key, headers, subprotocols)).await?;
+    stream.flush().await?;
+    let mut read = Vec::new();
+    let mut chunk = [0; 2048];
+    let mut announced = 0;
+    loop {
+        let mut lines = [httparse::EMPTY_HEADER; HEADERS];
+        let mut parsed = httparse::Response::new(&mut lines);
+        let length = match parsed.parse(&read) {
+            Ok(httparse::Status::Complete(length)) => length,
+            Ok(httparse::Status::Partial) if read.len() < HEAD_BYTES => {
+                let more = stream.read(&mut chunk).await?;
+                if more == 0 {
+                    return Err(Problem::Ended(io::ErrorKind::UnexpectedEof.into()));
+                }
+                read.extend_from_slice(&chunk[..more]);
+                continue;
+            }
+            Ok(httparse::Status::Partial) => {
+                return Err(protocol(format!("its head has more than {HEAD_BYTES} bytes")));
+            }
+            Err(error) => return Err(protocol(format!("it is no HTTP: {error}"))),
+        };
+        let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
+        let Some(status) = status else {
+            return Err(protocol("its status is none"));
+        };
+        let mut headers = HeaderMap::new();
+        for line in parsed.headers.iter() {
+            let name = HeaderName::from_bytes(line.name.as_bytes());
+            let value = HeaderValue::from_bytes(line.value);
+            let (Ok(name), Ok(value)) = (name, value) else {
+                return Err(protocol(format!("its header {:?} is none", line.name)));
+            };
+            headers.append(name, value);
+        }
+        // 100 and 103 announce another answer.
+        if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
+            read.drain(..length);
+            announced += 1;
+            if announced > ANNOUNCED {
+                return Err(protocol("it announces other answers without an end"));
+            }
+            continue;
+        }
+        let rest = read.split_off(length);
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = rest.into_iter().take(BODY_BYTES).collect();
+            return Err(
+                ConnectError::Handshake(Box::new(Rejected { status, headers, body })).into()
+            );
+        }
+        let subprotocol = check(&headers, &key, subprotocols)?;
+        return Ok((Head { headers, subprotocol }, rest));
+    }
+}
+
+fn request(target: &Target, key: &str, headers: &HeaderMap, subprotocols: &[String]) -> Vec<u8> {
+    let mut request = format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n",
+        target.path, target.authority
+    )
+    .into_bytes();
+    if !subprotocols.is_empty() {
+        let line = format!("Sec-WebSocket-Protocol: {}\r\n", subprotocols.join(", "));
+        request.extend_from_slice(line.as_bytes());
+    }
+    for (name, value) in headers {
+        request.extend_from_slice(name.as_str().as_bytes());
+        request.extend_from_slice(b": ");
+        request.extend_from_slice(value.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+/// Items 2 to 6 of the list in RFC 6455 section 4.1; returns the subprotocol.
+fn check(
+    headers: &HeaderMap,
+    key: &str,
+    subprotocols: &[String],
+) -> Result<Option<String>, Problem> {
+    let has = |name: HeaderName, wanted: &str| {
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case(wanted))
+    };
+    if !has(UPGRADE, "websocket") {
+        return Err(protocol("it has no `Upgrade: websocket`"));
+    }
+    if !has(CONNECTION, "upgrade") {
+        return Err(protocol("it has no `Connection: Upgrade`"));
+    }
+    let accepted = headers.get(SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
+    if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+        return Err(protocol(
+            "its `Sec-WebSocket-Accept` does not belong to the request; does a cache answer?",
+        ));
+    }
+    if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+        return Err(protocol("it agrees on an extension, and none was offered"));
+    }
+    let mut chosen = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    match (chosen.next(), chosen.next()) {
+        (None, _) => Ok(None),
+        (Some(chosen), None) if subprotocols.iter().any(|it| chosen == it.as_str()) => {
+            Ok(chosen.to_str().ok().map(str::to_owned))
+        }
+        (Some(chosen), None) if subprotocols.is_empty() => {
+            Err(protocol(format!("it chooses the subprotocol {chosen:?}, and none was offered")))
+        }
+        (Some(chosen), None) => Err(protocol(format!(
+            "it chooses the subprotocol {chosen:?}, and offered were {subprotocols:?}"
+        ))),
+        (Some(_), Some(_)) => Err(protocol("it chooses more than one subprotocol")),
+    }
+}

@@ -1,0 +1,365 @@
+//! What is to be sent: bounded, in order, and with an account of every message.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use event_listener::Event;
+
+use crate::message::{Message, Text};
+
+/// What happens to a message when as many wait as may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// [`Client::send`](super::Client::send) waits, and [`Client::try_send`](super::Client::try_send) gives the
+    /// message back.
+    #[default]
+    Wait,
+    /// The message itself is dropped.
+    DropNewest,
+    /// The oldest of those that wait are dropped.
+    DropOldest,
+    /// A message with a [key](super::Client::send_keyed) takes the place of the one with the same key, whether the
+    /// queue is full or not; its own place is behind everything that waits. At the bound, and without a key, as
+    /// [`DropOldest`](Self::DropOldest).
+    Conflate,
+}
+
+/// What became of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fate {
+    /// All of it was handed to the socket. TCP does not say whether it has arrived.
+    Handed,
+    /// It was dropped because too much waited, or replaced by a later one of its key: see [`WhenFull`].
+    Dropped,
+    /// Some of it had been handed to the socket when the connection broke: nobody knows whether it has arrived, and
+    /// it is not sent again.
+    InFlight,
+    /// The client ended, and it still waited.
+    Unsent,
+}
+
+/// What became of all messages that were given to [`Client::send`](super::Client::send) and were accepted.
+///
+/// At any moment `accepted` is the sum of the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Accounts {
+    /// Messages that were accepted.
+    pub accepted: u64,
+    /// Those handed to the socket as a whole.
+    pub handed: u64,
+    /// Those that wait, or are being written.
+    pub queued: u64,
+    /// Those that were dropped or replaced: see [`WhenFull`].
+    pub dropped: u64,
+    /// Those that were being written when a connection broke.
+    pub in_flight: u64,
+    /// Those that still waited when the client ended.
+    pub unsent: u64,
+}
+
+/// The slot in which the fate of one message is left.
+#[derive(Default)]
+struct Slot(Mutex<(Option<Fate>, Option<Waker>)>);
+
+impl Slot {
+    fn settle(&self, fate: Fate) {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.0 = Some(fate);
+        if let Some(waker) = slot.1.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Ends when the [fate](Fate) of one message is known.
+///
+/// # Cancel safety
+///
+/// Dropping it changes nothing for the message.
+#[derive(Clone)]
+pub struct Receipt(Arc<Slot>);
+
+impl Receipt {
+    /// What is known by now.
+    #[must_use]
+    pub fn fate(&self) -> Option<Fate> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Future for Receipt {
+    type Output = Fate;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fate> {
+        let mut slot = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.0 {
+            Some(fate) => Poll::Ready(fate),
+            None => {
+                match &mut slot.1 {
+                    Some(waker) => waker.clone_from(cx.waker()),
+                    none => *none = Some(cx.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Receipt").field(&self.fate()).finish()
+    }
+}
+
+/// A message on its way in.
+pub(super) struct Entry {
+    pub(super) message: Message,
+    key: Option<Text>,
+    slot: Option<Arc<Slot>>,
+}
+
+impl Entry {
+    pub(super) fn new(message: Message, key: Option<Text>) -> Self {
+        Self { message, key, slot: None }
+    }
+
+    /// The same, and where to hear of its fate.
+    pub(super) fn with_receipt(message: Message) -> (Self, Receipt) {
+        let slot = Arc::new(Slot::default());
+        (Self { message, key: None, slot: Some(Arc::clone(&slot)) }, Receipt(slot))
+    }
+
+    fn settle(self, fate: Fate) {
+        if let Some(slot) = self.slot {
+            slot.settle(fate);
+        }
+    }
+}
+
+/// Why an entry comes back.
+pub(super) enum Refused {
+    Full(Entry),
+    Closed(Entry),
+}
+
+/// The bounds of what waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    pub(super) when_full: WhenFull,
+}
+
+pub(super) struct Queue {
+    bounds: Bounds,
+    state: Mutex<State>,
+    /// Something can be sent, for the driver.
+    filled: Event,
+    /// There is room, for those who wait for it.
+    drained: Event,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Entry>,
+    /// What has been given to the protocol's machine and not been flushed: its messages, for when none of its bytes
+    /// has left.
+    writing: Vec<Entry>,
+    bytes: usize,
+    accounts: Accounts,
+    closed: bool,
+}
+
+impl State {
+    fn drop_oldest(&mut self) -> Option<Entry> {
+        let entry = self.waiting.pop_front()?;
+        self.bytes -= entry.message.len();
+        self.accounts.queued -= 1;
+        self.accounts.dropped += 1;
+        Some(entry)
+    }
+}
+
+impl Queue {
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { bounds, state: Mutex::default(), filled: Event::new(), drained: Event::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_room(&self, state: &State, more: usize) -> bool {
+        let messages = state.waiting.len() + state.writing.len();
+        // One of any size where nothing else waits.
+        messages == 0
+            || (messages < self.bounds.messages && state.bytes + more <= self.bounds.bytes)
+    }
+
+    /// Accepts a message, or gives it back.
+    pub(super) fn push(&self, entry: Entry) -> Result<(), Refused> {
+        let mut settled = Vec::new();
+        {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(Refused::Closed(entry));
+            }
+            let state = &mut *state;
+            if self.bounds.when_full == WhenFull::Conflate {
+                let of_key = entry.key.as_ref().and_then(|key| {
+                    state.waiting.iter().position(|it| it.key.as_ref() == Some(key))
+                });
+                if let Some(old) = of_key.and_then(|place| state.waiting.remove(place)) {
+                    state.bytes -= old.message.len();
+                    state.accounts.queued -= 1;
+                    state.accounts.dropped += 1;
+                    settled.push(old);
+                }
+            }
+            let size = entry.message.len();
+            while !self.has_room(state, size) {
+                match self.bounds.when_full {
+                    WhenFull::Wait => return Err(Refused::Full(entry)),
+                    WhenFull::DropNewest => {
+                        state.accounts.accepted += 1;
+                        state.accounts.dropped += 1;
+                        entry.settle(Fate::Dropped);
+                        return Ok(());
+                    }
+                    WhenFull::DropOldest | WhenFull::Conflate => match state.drop_oldest() {
+                        Some(old) => settled.push(old),
+                        // What is left is being written: it cannot be dropped, so the new one is.
+                        None => {
+                            state.accounts.accepted += 1;
+                            state.accounts.dropped += 1;
+                            settled.push(entry);
+                            settled.into_iter().for_each(|it| it.settle(Fate::Dropped));
+                            return Ok(());
+                        }
+                    },
+                }
+            }
+            state.bytes += size;
+            state.accounts.accepted += 1;
+            state.accounts.queued += 1;
+            state.waiting.push_back(entry);
+        }
+        self.filled.notify(1);
+        settled.into_iter().for_each(|it| it.settle(Fate::Dropped));
+        Ok(())
+    }
+
+    /// Waits until the queue takes the message.
+    pub(super) async fn send(&self, mut entry: Entry) -> Result<(), Entry> {
+        loop {
+            let drained = self.drained.listen();
+            entry = match self.push(entry) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Closed(entry)) => return Err(entry),
+                Err(Refused::Full(entry)) => entry,
+            };
+            drained.await;
+        }
+    }
+
+    /// Hears of what comes next. Made before [`take`](Self::take).
+    pub(super) fn listen(&self) -> event_listener::EventListener {
+        self.filled.listen()
+    }
+
+    /// The next message to be written; from now on it counts as being written.
+    pub(super) fn take(&self) -> Option<Message> {
+        let mut state = self.lock();
+        let entry = state.waiting.pop_front()?;
+        let message = entry.message.clone();
+        state.writing.push(entry);
+        Some(message)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.waiting.is_empty() && state.writing.is_empty()
+    }
+
+    pub(super) fn is_writing(&self) -> bool {
+        !self.lock().writing.is_empty()
+    }
+
+    /// What is being written was handed to the socket. Says how many it was.
+    pub(super) fn handed(&self) -> u64 {
+        self.written(Fate::Handed)
+    }
+
+    /// The connection broke. What was being written is not sent again, unless no byte of it has left. Says how many
+    /// are in flight.
+    pub(super) fn broken(&self, untouched: bool) -> u64 {
+        if !untouched {
+            return self.written(Fate::InFlight);
+        }
+        let mut state = self.lock();
+        let state = &mut *state;
+        for entry in state.writing.drain(..).rev() {
+            state.waiting.push_front(entry);
+        }
+        0
+    }
+
+    fn written(&self, fate: Fate) -> u64 {
+        let entries = {
+            let mut state = self.lock();
+            let entries = std::mem::take(&mut state.writing);
+            let count = entries.len() as u64;
+            state.bytes -= entries.iter().map(|it| it.message.len()).sum::<usize>();
+            state.accounts.queued -= count;
+            match fate {
+                Fate::Handed => state.accounts.handed += count,
+                _ => state.accounts.in_flight += count,
+            }
+            entries
+        };
+        let count = entries.len() as u64;
+        if count > 0 {
+            self.drained.notify(usize::MAX);
+        }
+        entries.into_iter().for_each(|it| it.settle(fate));
+        count
+    }
+
+    /// Takes no further message. What waits can still be written.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.drained.notify(usize::MAX);
+        self.filled.notify(1);
+    }
+
+    /// The client has ended: what waits is unsent, and given back.
+    pub(super) fn end(&self) -> Vec<Message> {
+        let entries = {
+            let mut state = self.lock();
+            state.closed = true;
+            let entries: Vec<_> = std::mem::take(&mut state.waiting).into();
+            let count = entries.len() as u64;
+            state.bytes -= entries.iter().map(|it| it.message.len()).sum::<usize>();
+            state.accounts.queued -= count;
+            state.accounts.unsent += count;
+            entries
+        };
+        self.drained.notify(usize::MAX);
+        let unsent = |entry: Entry| {
+            let message = entry.message.clone();
+            entry.settle(Fate::Unsent);
+            message
+        };
+        entries.into_iter().map(unsent).collect()
+    }
+
+    pub(super) fn accounts(&self) -> Accounts {
+        self.lock().accounts
+    }
+}

@@ -1,0 +1,94 @@
+//! The byte stream of a connection, and how the protocol's machine sees it.
+
+use std::io::{self, Read, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_lite::{AsyncRead, AsyncWrite};
+use smol::net::TcpStream;
+
+/// TCP, with or without TLS.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<futures_rustls::client::TlsStream<TcpStream>>),
+}
+
+macro_rules! either {
+    ($this:expr, $stream:ident => $do:expr) => {
+        match $this.get_mut() {
+            Stream::Tcp($stream) => $do,
+            #[cfg(feature = "tls")]
+            Stream::Tls($stream) => $do,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_read(cx, to))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write(cx, from))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_close(cx))
+    }
+}
+
+/// Bytes that a stream has carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    pub(super) read: u64,
+    pub(super) written: u64,
+}
+
+/// The stream as the protocol's machine wants it: what would have to wait is `WouldBlock`, and wakes the task.
+pub(super) struct Polled<'a, 'b, S> {
+    pub(super) stream: &'a mut S,
+    pub(super) cx: &'a mut Context<'b>,
+    pub(super) carried: &'a mut Carried,
+}
+
+fn done<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl<S: AsyncRead + Unpin> Read for Polled<'_, '_, S> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = done(Pin::new(&mut *self.stream).poll_read(self.cx, to))?;
+        self.carried.read += read as u64;
+        Ok(read)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Write for Polled<'_, '_, S> {
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        let written = done(Pin::new(&mut *self.stream).poll_write(self.cx, from))?;
+        self.carried.written += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        done(Pin::new(&mut *self.stream).poll_flush(self.cx))
+    }
+}
