@@ -1,6 +1,8 @@
 //! What a server leaves behind: nothing. The only test of its binary, because it counts the threads,
 //! the descriptors and the memory of the whole process.
 
+#[path = "support/belongings.rs"]
+mod belongings;
 #[path = "support/pipe.rs"]
 mod pipe;
 #[cfg(feature = "tls")]
@@ -11,6 +13,7 @@ mod support;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use belongings::*;
 use coracle::{Message, Report, Server, Session, Upgrade};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use pipe::*;
@@ -29,50 +32,6 @@ fn a_server_leaves_nothing_behind() {
     }
     ten_thousand_sessions_one_after_the_other();
     before.are_all_there_is();
-}
-
-/// What the kernel keeps for this process.
-#[derive(Debug, PartialEq, Eq)]
-struct Belongings {
-    descriptors: Vec<String>,
-    threads: usize,
-}
-
-impl Belongings {
-    fn now() -> Self {
-        let mut descriptors: Vec<String> = std::fs::read_dir("/proc/self/fd")
-            .unwrap()
-            // The directory itself is open while it is read, and gone when its link is.
-            .filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok())
-            .map(|target| target.to_string_lossy().into_owned())
-            .filter(|target| !target.ends_with("/fd"))
-            .collect();
-        descriptors.sort();
-        Self { descriptors, threads: std::fs::read_dir("/proc/self/task").unwrap().count() }
-    }
-
-    fn sockets(&self) -> usize {
-        self.descriptors.iter().filter(|target| target.starts_with("socket:")).count()
-    }
-
-    /// Sockets are gone when `stop` is done. A thread that has ended takes the kernel a moment
-    /// longer, and the timers of smol's own reactor, which a handler has waited for, keep the waker
-    /// of a worker until that reactor has its next turn.
-    #[track_caller]
-    fn are_all_there_is(&self) {
-        assert_eq!(Self::now().sockets(), self.sockets());
-        eventually("everything else is gone", || {
-            within(async { smol::Timer::after(Duration::from_millis(1)).await });
-            Self::now() == *self
-        });
-    }
-}
-
-/// Resident memory of this process, in KiB.
-fn memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Longer than any test may take.
