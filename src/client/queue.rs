@@ -36,8 +36,8 @@ pub enum Fate {
     Handed,
     /// It was dropped because too much waited, or replaced by a later one of its key: see [`WhenFull`].
     Dropped,
-    /// Some of it had been handed to the socket when the connection broke: nobody knows whether it has arrived, and
-    /// it is not sent again.
+    /// It was being written when the connection broke, alone or in one piece with others, and some of that piece had been
+    /// handed to the socket: nobody knows whether it has arrived, and it is not sent again.
     InFlight,
     /// The client ended, and it still waited.
     Unsent,
@@ -82,7 +82,6 @@ impl Slot {
 /// # Cancel safety
 ///
 /// Dropping it changes nothing for the message.
-#[derive(Clone)]
 pub struct Receipt(Arc<Slot>);
 
 impl Receipt {
@@ -202,15 +201,38 @@ impl Queue {
             || (messages < self.bounds.messages && state.bytes + more <= self.bounds.bytes)
     }
 
+    /// Whether there would be room if nothing waited but what is being written, which cannot be dropped.
+    fn could_have_room(&self, state: &State, more: usize) -> bool {
+        let bytes: usize = state.writing.iter().map(|it| it.message.len()).sum();
+        state.writing.is_empty()
+            || (state.writing.len() < self.bounds.messages && bytes + more <= self.bounds.bytes)
+    }
+
     /// Accepts a message, or gives it back.
     pub(super) fn push(&self, entry: Entry) -> Result<(), Refused> {
         let mut settled = Vec::new();
         {
-            let mut state = self.lock();
+            let mut guard = self.lock();
+            let state = &mut *guard;
             if state.closed {
                 return Err(Refused::Closed(entry));
             }
-            let state = &mut *state;
+            let size = entry.message.len();
+            if !self.has_room(state, size) {
+                let newest = match self.bounds.when_full {
+                    WhenFull::Wait => return Err(Refused::Full(entry)),
+                    WhenFull::DropNewest => true,
+                    // Nothing is dropped for one that is dropped as well.
+                    WhenFull::DropOldest | WhenFull::Conflate => !self.could_have_room(state, size),
+                };
+                if newest {
+                    state.accounts.accepted += 1;
+                    state.accounts.dropped += 1;
+                    drop(guard);
+                    entry.settle(Fate::Dropped);
+                    return Ok(());
+                }
+            }
             if self.bounds.when_full == WhenFull::Conflate {
                 let of_key = entry.key.as_ref().and_then(|key| {
                     state.waiting.iter().position(|it| it.key.as_ref() == Some(key))
@@ -222,28 +244,11 @@ impl Queue {
                     settled.push(old);
                 }
             }
-            let size = entry.message.len();
             while !self.has_room(state, size) {
-                match self.bounds.when_full {
-                    WhenFull::Wait => return Err(Refused::Full(entry)),
-                    WhenFull::DropNewest => {
-                        state.accounts.accepted += 1;
-                        state.accounts.dropped += 1;
-                        entry.settle(Fate::Dropped);
-                        return Ok(());
-                    }
-                    WhenFull::DropOldest | WhenFull::Conflate => match state.drop_oldest() {
-                        Some(old) => settled.push(old),
-                        // What is left is being written: it cannot be dropped, so the new one is.
-                        None => {
-                            state.accounts.accepted += 1;
-                            state.accounts.dropped += 1;
-                            settled.push(entry);
-                            settled.into_iter().for_each(|it| it.settle(Fate::Dropped));
-                            return Ok(());
-                        }
-                    },
-                }
+                let Some(old) = state.drop_oldest() else {
+                    break;
+                };
+                settled.push(old);
             }
             state.bytes += size;
             state.accounts.accepted += 1;
@@ -338,8 +343,10 @@ impl Queue {
         self.filled.notify(1);
     }
 
-    /// The client has ended: what waits is unsent, and given back.
+    /// The client has ended: what waits is unsent, and given back. What was being written when the driver was dropped
+    /// is in flight.
     pub(super) fn end(&self) -> Vec<Message> {
+        self.written(Fate::InFlight);
         let entries = {
             let mut state = self.lock();
             state.closed = true;
