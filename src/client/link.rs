@@ -28,6 +28,9 @@ const BATCH: usize = 64;
 /// Messages that are taken before others on the same executor get their turn.
 const TURN: usize = 64;
 
+/// Messages that are taken of a connection that is gone: what a socket still holds may be many small ones.
+const LAST_TURN: usize = 4096;
+
 /// What is read at once. A megabyte of messages of 4 KiB costs the same with 16 KiB and with 128.
 const READ_BYTES: usize = 16 * 1024;
 
@@ -136,10 +139,22 @@ impl<'a> Link<'a> {
         let now = Instant::now();
         for step in [Self::part, Self::read, Self::write, Self::wait] {
             if let Err(why) = step(self, cx, now) {
-                return Poll::Ready(why);
+                return Poll::Ready(self.last_words(cx, now, why));
             }
         }
         Poll::Pending
+    }
+
+    /// A server that says goodbye and is gone may be noticed by a write that fails: what it has said is still there to
+    /// be read, and may be a code after which the client does not come back.
+    fn last_words(&mut self, cx: &mut Context<'_>, now: Instant, why: Why) -> Why {
+        if self.goodbye.is_none() && matches!(why, Why::Io(_)) {
+            match self.read_some(cx, now, LAST_TURN) {
+                Err(said) if self.goodbye.is_some() => return said,
+                _ => {}
+            }
+        }
+        why
     }
 
     /// Does what the application asks for.
@@ -200,6 +215,10 @@ impl<'a> Link<'a> {
     }
 
     fn read(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), Why> {
+        self.read_some(cx, now, TURN)
+    }
+
+    fn read_some(&mut self, cx: &mut Context<'_>, now: Instant, most: usize) -> Result<(), Why> {
         for turn in 0.. {
             // While it says goodbye there is nobody to take it any more.
             if self.goodbye.is_none() && !self.shared.has_room() {
@@ -211,7 +230,7 @@ impl<'a> Link<'a> {
                 self.heard.0 = now;
                 self.ping = self.ping.map(|(payload, _)| (payload, now));
             }
-            if turn == TURN {
+            if turn == most {
                 cx.waker().wake_by_ref();
                 return Ok(());
             }
