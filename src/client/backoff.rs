@@ -82,8 +82,8 @@ impl Reconnect {
         self
     }
 
-    /// How many attempts in a row may fail before the client gives up; a connection that has lasted for 5 s begins a
-    /// new row. Default: as many as there are.
+    /// How many attempts in a row may fail before the client gives up; a connection that ended sooner than after 5 s
+    /// counts as one, and one that has lasted so long begins a new row. Default: as many as there are.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);
@@ -181,10 +181,5 @@ impl Row {
     /// The connection was a good one.
     pub(super) fn broken(&mut self) {
         self.failures = 0;
-    }
-
-    /// Failures in this row.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
     }
 }

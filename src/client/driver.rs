@@ -30,6 +30,8 @@ pub(super) async fn drive(shared: Arc<Shared>, course: Course, first: Option<Dia
 
 async fn serve(shared: &Shared, course: &Course, mut first: Option<Dialed>) -> Ended {
     let mut row = Row::default();
+    // Attempts, and no ends of connections, which the row counts as well.
+    let mut failures = 0;
     loop {
         let attempt = async {
             match first.take() {
@@ -46,7 +48,7 @@ async fn serve(shared: &Shared, course: &Course, mut first: Option<Dialed>) -> E
         let wait = match future::or(async { Some(attempt.await) }, parting).await {
             None => return Ended::Requested(None),
             Some(Ok(dialed)) => {
-                let ended = connection(shared, course, dialed, row.failures()).await;
+                let ended = connection(shared, course, dialed, std::mem::take(&mut failures)).await;
                 if shared.goodbye().is_some() {
                     return Ended::Requested(Some(ended));
                 }
@@ -62,16 +64,15 @@ async fn serve(shared: &Shared, course: &Course, mut first: Option<Dialed>) -> E
                 let Some(wait) = wait else {
                     return Ended::Disconnected(ended);
                 };
-                tell(shared, || Happened::Disconnected(ended)).await;
+                shared.tell(Happened::Disconnected(ended));
                 wait
             }
             Some(Err(error)) => {
                 log::info!("client of {}: {error}", course.dial.target());
+                failures = failures.saturating_add(1);
                 match failed(course, &mut row, &error) {
                     Some(wait) => wait,
-                    None => {
-                        return Ended::Failed { attempts: row.failures().max(1), last: error };
-                    }
+                    None => return Ended::Failed { attempts: failures, last: error },
                 }
             }
         };
@@ -107,21 +108,10 @@ async fn connection(
     let Dialed { stream, rest, subprotocol, headers, peer } = dialed;
     let connected = Connected { subprotocol, headers, peer, attempts: failures };
     shared.opened(&connected);
-    tell(shared, || Happened::Connected(connected)).await;
+    shared.tell(Happened::Connected(connected));
     let ended = Link::new(shared, stream, rest, course.limits).run().await;
     shared.lost();
     ended
-}
-
-/// For the callbacks, if there are any.
-async fn tell(shared: &Shared, what: impl FnOnce() -> Happened) {
-    if let Some(happened) = &shared.happened {
-        // A callback that never ends keeps nobody from closing the client.
-        let parting = async {
-            shared.parting().await;
-        };
-        future::or(happened.send(what()), parting).await;
-    }
 }
 
 /// Between 0 and 1; nobody gains by guessing it.

@@ -31,25 +31,36 @@ impl<T> Inbox<T> {
         self.drained.listen()
     }
 
-    /// Whoever pushes has seen that there is room; what follows an end is dropped.
+    /// Whoever pushes has seen that there is room, and is alone in pushing; what follows an end is dropped.
     pub(super) fn push(&self, item: T) {
         let mut state = self.lock();
         if !state.1 {
             state.0.push_back(item);
             drop(state);
-            self.filled.notify(1);
+            // One more each time: `notify` is content with a listener that has been told and not come yet, and a second
+            // one would sleep beside the second item.
+            self.filled.notify_additional(1);
         }
     }
 
-    /// Waits for room, and pushes.
-    pub(super) async fn send(&self, item: T) {
-        loop {
-            let drained = self.listen();
-            if self.has_room() {
-                return self.push(item);
+    /// Pushes, room or not. But where `more` than may wait do, and with the last one `pointless`, neither is kept, and
+    /// the answer is no.
+    pub(super) fn push_unless(
+        &self,
+        more: usize,
+        pointless: impl FnOnce(&T, &T) -> bool,
+        item: T,
+    ) -> bool {
+        {
+            let mut state = self.lock();
+            let crowded = state.0.len() >= self.bound + more;
+            if crowded && state.0.back().is_some_and(|last| pointless(last, &item)) {
+                state.0.pop_back();
+                return false;
             }
-            drained.await;
         }
+        self.push(item);
+        true
     }
 
     /// Nothing comes any more; what is there can still be taken.
@@ -71,10 +82,16 @@ impl<T> Inbox<T> {
     pub(super) async fn take(&self) -> Option<T> {
         loop {
             let filled = self.filled.listen();
-            if let Some(item) = self.try_take() {
-                return Some(item);
+            // Both under one lock: the last item and the end may come between two.
+            let (item, ended) = {
+                let mut state = self.lock();
+                (state.0.pop_front(), state.1)
+            };
+            if item.is_some() {
+                self.drained.notify(1);
+                return item;
             }
-            if self.lock().1 {
+            if ended {
                 return None;
             }
             filled.await;

@@ -72,7 +72,7 @@ pub(super) enum Happened {
     Disconnected(Disconnected),
 }
 
-/// Callbacks of connections that wait for a slow one: then the next connection waits, too.
+/// Beginnings and ends of connections that wait for a slow callback.
 const HAPPENED: usize = 16;
 
 pub(super) struct Shared {
@@ -208,6 +208,20 @@ impl Shared {
             happened.end();
         }
         self.changed.notify(usize::MAX);
+    }
+
+    /// For the callbacks, if there are any. It does not wait for them: one of them may wait for the connection, or for room
+    /// that only the next connection makes.
+    pub(super) fn tell(&self, what: Happened) {
+        let Some(happened) = &self.happened else {
+            return;
+        };
+        let pointless = |last: &Happened, next: &Happened| {
+            matches!((last, next), (Happened::Connected(_), Happened::Disconnected(_)))
+        };
+        if !happened.push_unless(HAPPENED, pointless, what) {
+            log::warn!("client: a callback does not end; it is not told of a connection that has");
+        }
     }
 
     /// A callback has: that is how the client ends.
