@@ -8,6 +8,9 @@ use super::ended::Disconnected;
 use super::error::ConnectError;
 use crate::message::CloseCode;
 
+/// What nobody waits for, and no clock overflows with: `Duration::MAX` is too much for one.
+pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
 /// A connection that has lasted so long was a good one: the next wait is as short as the first. The same as in the
 /// browser's module.
 pub(super) const GOOD: Duration = Duration::from_secs(5);
@@ -170,7 +173,7 @@ impl Row {
             Reason::Failed(_) => false,
         };
         let most = if busy { doubled.max(policy.first.saturating_mul(BUSY)) } else { doubled };
-        let jitter = most.min(policy.longest).mul_f64(random);
+        let jitter = most.min(policy.longest).min(FOREVER).mul_f64(random);
         let asked = match reason {
             Reason::Failed(error) => error.retry_after(),
             Reason::Ended(_) => None,
@@ -181,5 +184,132 @@ impl Row {
     /// The connection was a good one.
     pub(super) fn broken(&mut self) {
         self.failures = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::header::RETRY_AFTER;
+    use ::http::{HeaderMap, StatusCode};
+
+    use super::super::ended::{By, Why};
+    use super::super::error::Rejected;
+    use super::*;
+    use crate::message::Text;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn ended(code: Option<u16>) -> Disconnected {
+        Disconnected {
+            why: Why::Closed,
+            by: By::Server,
+            code: code.map(CloseCode),
+            reason: Text::default(),
+            clean: true,
+            in_flight: 0,
+            lived: Duration::ZERO,
+        }
+    }
+
+    fn rejected(status: u16, retry_after: Option<&str>) -> ConnectError {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = retry_after {
+            headers.insert(RETRY_AFTER, value.parse().unwrap());
+        }
+        let status = StatusCode::from_u16(status).unwrap();
+        ConnectError::Handshake(Box::new(Rejected { status, headers, body: Vec::new() }))
+    }
+
+    /// The longest waits of a row of the same failures, in milliseconds.
+    fn waits<const N: usize>(policy: &Reconnect, reason: &Reason<'_>) -> [u128; N] {
+        let mut row = Row::default();
+        std::array::from_fn(|_| row.next(policy, reason, 1.0).unwrap().as_millis())
+    }
+
+    #[test]
+    fn the_wait_is_a_random_part_of_what_doubles_up_to_the_longest() {
+        let policy = Reconnect::new().first(100 * MS).longest(1000 * MS);
+        let lost = ended(None);
+        let lost = Reason::Ended(&lost);
+        assert_eq!(waits(&policy, &lost), [100, 200, 400, 800, 1000, 1000]);
+        let mut row = Row::default();
+        assert_eq!(row.next(&policy, &lost, 0.0), Some(Duration::ZERO));
+        assert_eq!(row.next(&policy, &lost, 0.5), Some(100 * MS));
+        row.broken();
+        assert_eq!(row.next(&policy, &lost, 1.0), Some(100 * MS));
+        // However long the row is.
+        let mut row = Row { failures: u32::MAX - 1 };
+        for _ in 0..3 {
+            assert_eq!(row.next(&policy, &lost, 1.0), Some(1000 * MS));
+        }
+        for failures in [0, 31, 32, 33] {
+            let endless = Reconnect::new().first(Duration::MAX).longest(Duration::MAX);
+            let wait = Row { failures }.next(&endless, &lost, 1.0).unwrap();
+            assert!(wait >= FOREVER / 2, "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_restarts_or_is_overloaded_is_given_eight_times_the_first_wait() {
+        let policy = Reconnect::new().first(100 * MS).longest(10_000 * MS);
+        let long = [800, 800, 800, 800, 1600, 3200];
+        for code in [1012, 1013] {
+            assert_eq!(waits(&policy, &Reason::Ended(&ended(Some(code)))), long);
+        }
+        for status in [429, 503] {
+            assert_eq!(waits(&policy, &Reason::Failed(&rejected(status, None))), long);
+        }
+        for code in [None, Some(1001), Some(1011)] {
+            assert_eq!(waits(&policy, &Reason::Ended(&ended(code))), [100, 200, 400]);
+        }
+        assert_eq!(waits(&policy, &Reason::Failed(&rejected(500, None))), [100, 200, 400]);
+        // No longer than the longest.
+        let short = Reconnect::new().first(100 * MS).longest(300 * MS);
+        assert_eq!(waits(&short, &Reason::Ended(&ended(Some(1012)))), [300, 300]);
+    }
+
+    #[test]
+    fn the_time_that_a_server_asks_for_is_kept_to_up_to_an_hour() {
+        let policy = Reconnect::new().first(100 * MS).longest(1000 * MS);
+        let wait = |asked: &str, random| {
+            let error = rejected(503, Some(asked));
+            Row::default().next(&policy, &Reason::Failed(&error), random).unwrap()
+        };
+        assert_eq!(wait("0", 0.0), Duration::ZERO);
+        assert_eq!(wait("7", 0.0), 7000 * MS);
+        // The random part comes on top.
+        assert_eq!(wait("7", 1.0), 7800 * MS);
+        let hour = Duration::from_secs(3600);
+        for long in ["3600", "3601", "86400", "18446744073709551615"] {
+            assert_eq!(wait(long, 0.0), hour, "{long}");
+        }
+        let tomorrow = std::time::SystemTime::now() + 24 * hour;
+        assert_eq!(wait(&httpdate::fmt_http_date(tomorrow), 0.0), hour);
+        // What is past, and what is none.
+        for none in ["Thu, 01 Jan 1970 00:00:00 GMT", "-1", "soon", "18446744073709551616", ""] {
+            assert_eq!(wait(none, 0.0), Duration::ZERO, "{none}");
+        }
+    }
+
+    #[test]
+    fn as_many_failures_are_borne_as_may_be() {
+        let lost = ended(None);
+        let lost = Reason::Ended(&lost);
+        let policy = Reconnect::new().attempts(2);
+        let mut row = Row::default();
+        let mut next = || row.next(&policy, &lost, 0.0).is_some();
+        assert_eq!([next(), next(), next(), next()], [true, true, false, false]);
+        row.broken();
+        assert!(row.next(&policy, &lost, 0.0).is_some());
+        assert_eq!(Row::default().next(&Reconnect::never(), &lost, 0.0), None);
+    }
+
+    #[test]
+    fn a_policy_that_would_never_rest_is_refused() {
+        assert_eq!(Reconnect::new().invalid(), None);
+        assert_eq!(Reconnect::never().first(Duration::ZERO).invalid(), None);
+        let problem = |policy: Reconnect| policy.invalid().unwrap();
+        assert!(problem(Reconnect::new().first(Duration::ZERO)).contains("without a pause"));
+        assert!(problem(Reconnect::new().longest(MS)).contains("longer than"));
     }
 }

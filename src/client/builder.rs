@@ -10,7 +10,7 @@ use std::time::Duration;
 use ::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use futures_lite::future;
 
-use super::backoff::Reconnect;
+use super::backoff::{FOREVER, Reconnect};
 use super::callbacks::{Callbacks, Each, NoCallbacks};
 use super::dial::{Dial, Dialed, Proxy, basic};
 use super::dispatch::dispatch;
@@ -374,10 +374,10 @@ impl<H: Callbacks> Builder<H> {
             tls,
         };
         let limits = Limits {
-            ping: self.ping,
-            pong: self.pong,
-            write_stall: self.write_stall,
-            close: self.close,
+            ping: self.ping.map(|every| every.min(FOREVER)),
+            pong: self.pong.min(FOREVER),
+            write_stall: self.write_stall.min(FOREVER),
+            close: self.close.min(FOREVER),
             message_bytes: self.message_bytes,
         };
         let queue = Queue::new(self.queue);
@@ -484,6 +484,8 @@ struct Finish(Arc<Shared>);
 
 impl Drop for Finish {
     fn drop(&mut self) {
-        self.0.finish(Ended::Requested(None));
+        // Where nothing else has ended it: the driver was dropped, or `give_up_if` panicked.
+        let panicking = thread::panicking();
+        self.0.finish(if panicking { Ended::Panicked } else { Ended::Requested(None) });
     }
 }
