@@ -328,6 +328,12 @@ fn a_memory_goes_on_with_its_ids_under_the_next_server_and_not_under_two() {
 }
 
 #[test]
+fn a_forgotten_room_goes_on_from_where_its_clients_were_told() {
+    let memory = Arc::new(Memory::new());
+    a_forgotten_room_stays_where_it_was_said_to_be(|| Arc::clone(&memory));
+}
+
+#[test]
 fn publishing_from_where_a_message_is_made_is_an_error_and_no_deadlock() {
     let server = start(serving(Memory::new()));
     let history = server.handle.history().unwrap();

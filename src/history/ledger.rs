@@ -27,6 +27,9 @@ pub(super) struct Ledger {
     count: AtomicUsize,
     most: usize,
     floor: AtomicU64,
+    /// A line was forgotten, or the store may not have named all: so somebody may be told that a room has come up
+    /// to the floor of which the store knows a lower id.
+    forgetful: AtomicBool,
     /// A line was forgotten of which the store may not know the last id.
     tainted: AtomicBool,
     /// What lines hold on to after the store has it, in bytes, and how much that may be.
@@ -84,6 +87,7 @@ impl Ledger {
             count: AtomicUsize::new(0),
             most,
             floor: AtomicU64::new(opening.floor),
+            forgetful: AtomicBool::new(opening.heads.len() >= most),
             tainted: AtomicBool::new(false),
             held: Arc::new(Held { bytes: AtomicUsize::new(0), most: held_bytes }),
         };
@@ -152,6 +156,7 @@ impl Ledger {
             };
             // Before the room can get another line, which is made under this shard's lock.
             self.floor.fetch_max(last, Ordering::SeqCst);
+            self.forgetful.store(true, Ordering::SeqCst);
             if !known {
                 self.tainted.store(true, Ordering::SeqCst);
             }
@@ -183,7 +188,8 @@ impl Ledger {
             }
         }
         let floor = self.floor.load(Ordering::SeqCst);
-        Closing { floor, heads, complete: !self.tainted.load(Ordering::SeqCst) }
+        let least = if self.forgetful.load(Ordering::SeqCst) { floor } else { 0 };
+        Closing { floor, least, heads, complete: !self.tainted.load(Ordering::SeqCst) }
     }
 }
 

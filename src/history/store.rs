@@ -144,6 +144,9 @@ impl Opening {
 pub struct Closing {
     /// No id of a room that is neither kept nor in `heads` has been higher than this.
     pub floor: u64,
+    /// Every room goes on above this, also one that is kept or in `heads`: somebody may have been told that it has
+    /// come as far. 0 if there is nothing to be said of that.
+    pub least: u64,
     /// Rooms, and the last id that each has had. Not all: those whose last ids may be missing in the store.
     pub heads: Vec<(Text, u64)>,
     /// Whether this is all that is to be known. If not, the end is not clean, and the next

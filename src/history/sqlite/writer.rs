@@ -275,6 +275,8 @@ impl Writer {
                 }
             }
             set_meta(&transaction, "floor", floor.cast_signed_bits())?;
+            let least = meta(&transaction, "least")?.max(closing.least.cast_signed_bits());
+            set_meta(&transaction, "least", least)?;
             set_meta(&transaction, "clean", closing.complete.into())?;
             transaction.commit()
         };
