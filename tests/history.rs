@@ -636,6 +636,29 @@ fn what_is_confirmed_while_the_history_is_closed_is_not_counted_as_lost() {
     }
 }
 
+// What the store has not confirmed counts as well, and what it has fills up only what is left.
+#[test]
+fn who_gets_the_newest_gets_no_more_than_the_limit_however_much_is_not_confirmed() {
+    let moody = Arc::new(Moody::default());
+    let server = start(serving(Arc::clone(&moody)).configure(|config| {
+        config.history.replay_messages = 5;
+    }));
+    let history = server.handle.history().unwrap();
+    publish(&history, "quay", 1..=10);
+    moody.hangs.store(true, Ordering::SeqCst);
+    for (waiting, last) in [(3, 13), (5, 18)] {
+        publish(&history, "quay", last - waiting + 1..=last);
+        let mut client = server.client();
+        client.send_frame(TEXT, b"join quay - 0");
+        assert_eq!(ids(&client.texts(5)), (last - 4..=last).collect::<Vec<_>>());
+        assert_eq!(client.expect_text(), format!("joined lost 5 {last}"));
+        client.goodbye();
+    }
+    moody.hangs.store(false, Ordering::SeqCst);
+    moody.answer();
+    server.finish();
+}
+
 #[test]
 fn a_cut_ends_the_wait_for_the_store_as_well() {
     let moody = Arc::new(Moody { hangs: true.into(), ..Moody::default() });

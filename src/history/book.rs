@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use smol::lock::{Semaphore, SemaphoreGuard};
+
 use super::errors::StoreError;
 use super::handle::HistoryStats;
 use super::hook::{HistoryErrorHook, LostAppend};
@@ -30,6 +32,8 @@ pub(crate) struct Book {
     bounds: Bounds,
     /// The most that one session is sent when it joins a room.
     pub(super) replay_messages: usize,
+    /// So many pages may be in memory, or be read, for those who join.
+    pages: Semaphore,
     pending: Bounds,
     numbers: Mutex<Numbers>,
     last_error: Mutex<Option<StoreError>>,
@@ -76,6 +80,9 @@ impl Book {
             epoch,
             bounds: Bounds::new(config.page_messages, config.page_bytes),
             replay_messages: config.replay_messages,
+            // Together they are at most what may wait for the store (some messages may be larger than a page): by
+            // default 64, far more than one thread that reads keeps busy.
+            pages: Semaphore::new((config.pending_bytes / config.page_bytes.max(1)).max(1)),
             pending: Bounds::new(config.pending_messages, config.pending_bytes),
             numbers: Mutex::default(),
             last_error: Mutex::default(),
@@ -89,6 +96,11 @@ impl Book {
     /// What is asked for, as far as it is given.
     pub(super) fn bounds(&self, messages: usize) -> Bounds {
         Bounds::new(messages.min(self.bounds.messages), self.bounds.bytes)
+    }
+
+    /// As long as one has this it may have a page in memory. Nobody keeps it who waits for a peer.
+    pub(super) async fn page(&self) -> SemaphoreGuard<'_> {
+        self.pages.acquire().await
     }
 
     /// Until this is dropped the history is not closed. `None`: it is.
