@@ -613,7 +613,7 @@ fn what_is_confirmed_while_the_history_is_closed_is_not_counted_as_lost() {
         }
     }
 
-    for _ in 0..10 {
+    for _ in 0..40 {
         let moody = Arc::new(Moody::default());
         let (go, gone) = mpsc::channel();
         let answering = Arc::clone(&moody);

@@ -64,7 +64,8 @@ pub trait Store: Send + Sync + 'static {
     fn flush(&self) -> Boxed<'_, Result<(), StoreError>>;
 
     /// The last call: nothing is appended after it. Keeps what is on the way, and then how far the ids have
-    /// come, so that they can go on from there.
+    /// come, so that they can go on from there. What has no answer when it is ready, or when there is no more time
+    /// for it, is told to be lost.
     fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>>;
 
     /// What the store has to say of itself.
