@@ -132,14 +132,16 @@ pub fn a_forgotten_room_stays_where_it_was_said_to_be<S: Store>(open: impl Fn() 
         within(within(history.publish(room, |id| format!("{id}"))).unwrap().stored).unwrap();
     };
     (0..5).for_each(|_| say("quay"));
-    (0..100).for_each(|_| say("sea"));
-    (0..300).for_each(|number| say(&format!("street {number}")));
-    let position = history.last_id("quay");
-    assert!(position >= 100, "{position}: it has been forgotten");
+    // Each of them that is forgotten makes the next begin higher.
+    (0..2000).for_each(|number| say(&format!("street {number}")));
+    assert!(history.last_id("quay") > 5, "it has been forgotten");
     let mut client = server.client();
     client.send_frame(TEXT, b"join quay - 0");
     assert_eq!(ids(&client.texts(5)), [1, 2, 3, 4, 5]);
-    assert_eq!(client.expect_text(), format!("joined lost 5 {position}"));
+    // The room that it has again may have pushed out another one.
+    let text = client.expect_text();
+    let position = text.strip_prefix("joined lost 5 ").expect(&text).parse().unwrap();
+    assert!(position > 5, "{text}");
     client.goodbye();
     let epoch = history.epoch();
     server.finish();
