@@ -54,11 +54,7 @@ const STEPS: &[&str] = &["
 pub(super) fn connect(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(options.busy)?;
-    let synchronous = match options.durability {
-        Durability::PowerLoss => "FULL",
-        Durability::Kill => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    synchronize(&connection, options.durability)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     if let Some(bytes) = options.bytes {
@@ -67,6 +63,26 @@ pub(super) fn connect(path: &Path, options: &SqliteOptions) -> rusqlite::Result<
         connection.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(()))?;
     }
     Ok(connection)
+}
+
+fn synchronize(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::PowerLoss => "FULL",
+        Durability::Kill => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
+}
+
+/// Does something that has to be on the disk when it is done, whatever is promised otherwise. Not in a transaction.
+pub(super) fn through_to_the_disk<T>(
+    connection: &Connection,
+    durability: Durability,
+    work: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    synchronize(connection, Durability::PowerLoss)?;
+    let done = work();
+    synchronize(connection, durability)?;
+    done
 }
 
 pub(super) fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
@@ -195,6 +211,21 @@ mod tests {
         assert!(error.to_string().contains("schema 2, this one knows 1"), "{error}");
         drop(connection);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_has_to_be_on_the_disk_is_written_through_and_all_else_as_promised() {
+        let (connection, _) = fresh();
+        let mode = || connection.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+        for (durability, promised) in [(Durability::Kill, 1), (Durability::PowerLoss, 2)] {
+            synchronize(&connection, durability).unwrap();
+            assert_eq!(mode(), Ok(promised));
+            assert_eq!(through_to_the_disk(&connection, durability, mode), Ok(2));
+            assert_eq!(mode(), Ok(promised));
+            let failed = || Err::<(), _>(rusqlite::Error::InvalidQuery);
+            assert!(through_to_the_disk(&connection, durability, failed).is_err());
+            assert_eq!(mode(), Ok(promised), "after a failure as well");
+        }
     }
 
     #[test]

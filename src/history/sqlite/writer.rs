@@ -13,7 +13,7 @@ use smol::channel::Sender;
 use super::error::Place;
 use super::reader::{BINARY, TEXT};
 use super::retention::Retention;
-use super::schema::{Bits, meta, set_meta};
+use super::schema::{Bits, meta, set_meta, through_to_the_disk};
 use super::{Counters, SqliteOptions};
 use crate::history::errors::{StoreError, StoreErrorKind};
 use crate::history::leap;
@@ -210,7 +210,11 @@ impl Writer {
             let what = "it is open already, as the history of another server";
             return Err(self.place.error(StoreErrorKind::InUse, what));
         }
-        let (opening, rooms) = self.read_heads(most).map_err(|error| self.place.failed(&error))?;
+        // That the end is not clean from here on has to be known after the power has failed as well: or the next
+        // one would give the ids of what was lost with it once more.
+        let read = || self.read_heads(most);
+        let (opening, rooms) = through_to_the_disk(&self.connection, self.options.durability, read)
+            .map_err(|error| self.place.failed(&error))?;
         self.rooms = rooms;
         self.opened = true;
         Ok(opening)
