@@ -8,20 +8,19 @@ mod error;
 mod reader;
 mod retention;
 mod schema;
+mod single;
 mod writer;
 
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use smol::channel;
 
-use super::errors::{StoreError, StoreErrorKind};
+use super::errors::StoreError;
 use super::ledger::lock;
 use super::receipt::Receipt;
 use super::store::{Boxed, Closing, Opening, Portion, Store, StoreStats};
@@ -179,11 +178,12 @@ impl Sqlite {
 
     fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let place = Place::new(path);
-        let lock = only_one(path, &place)?;
-        let connection = schema::connect(path, &options).map_err(|error| place.failed(&error))?;
+        let path = single::real(path, &place)?;
+        let lock = single::only_one(&path, &place)?;
+        let connection = schema::connect(&path, &options).map_err(|error| place.failed(&error))?;
         schema::prepare(&connection, &place)?;
         let counters = Arc::<Counters>::default();
-        let reading = schema::connect_to_read(path).map_err(|error| place.failed(&error))?;
+        let reading = schema::connect_to_read(&path).map_err(|error| place.failed(&error))?;
         let (questions, asked) = channel::bounded(QUESTIONS);
         let (jobs, work) = mpsc::channel();
         let counted = Arc::clone(&counters);
@@ -198,7 +198,7 @@ impl Sqlite {
             spawn("history-reader", Box::new(move || reader.run()))?,
             spawn("history-writer", Box::new(move || writer.run()))?,
         ];
-        let (path, threads) = (path.to_owned(), Mutex::new(threads));
+        let threads = Mutex::new(threads);
         Ok(Self { path, jobs: Mutex::new(Some(jobs)), questions, counters, threads })
     }
 
@@ -213,22 +213,6 @@ impl Sqlite {
         let question = Question::new(room.to_owned(), which, bounds, reply);
         self.questions.send(question).await.map_err(|_| StoreError::closed())?;
         answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
-    }
-}
-
-/// Ids must not be given by two servers at a time.
-fn only_one(path: &Path, place: &Place) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
-    let opened = File::options().create(true).truncate(false).write(true).open(&name);
-    let file = opened.map_err(|error| place.io("cannot make the file beside it", &error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let what = "another server has it open: each needs a history of its own";
-            Err(place.error(StoreErrorKind::InUse, what))
-        }
-        Err(error) => Err(place.io("cannot lock the file beside it", &error.into())),
     }
 }
 

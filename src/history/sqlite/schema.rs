@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 
 use super::error::Place;
 use super::{Durability, SqliteOptions};
@@ -22,6 +24,9 @@ const CACHE_KIB: i32 = 1024;
 /// The log is cut to this after a checkpoint, if one large group made it longer: what SQLite lets it come to
 /// before each checkpoint, a thousand pages.
 const LOG_BYTES: i64 = 4 * 1024 * 1024;
+
+/// The longest wait that SQLite counts, in its milliseconds.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Each brings the schema from one version to the next; the first makes it. None is ever changed.
 ///
@@ -50,10 +55,17 @@ const STEPS: &[&str] = &["
     INSERT INTO meta VALUES ('floor', 0), ('least', 0), ('clean', 1);
 "];
 
+/// A path is a path, even if it begins with `file:`.
+fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
 /// The writer's connection.
 pub(super) fn connect(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(options.busy)?;
+    let connection = Connection::open_with_flags(path, flags())?;
+    connection.busy_timeout(options.busy.min(LONGEST))?;
     synchronize(&connection, options.durability)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
@@ -86,7 +98,7 @@ pub(super) fn through_to_the_disk<T>(
 }
 
 pub(super) fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+    let connection = Connection::open_with_flags(path, flags())?;
     connection.busy_timeout(READER_PATIENCE)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
