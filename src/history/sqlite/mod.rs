@@ -26,7 +26,7 @@ use super::receipt::Receipt;
 use super::store::{Boxed, Closing, Opening, Portion, Store, StoreStats};
 use super::value::{Bounds, Entry};
 use error::Place;
-use reader::{Question, Reader, Which};
+use reader::{PATIENCE, Question, Reader, Which, ask};
 use writer::{Job, Writer};
 
 /// Questions that wait for the reader; then those who ask wait to ask. Each is a name and some numbers.
@@ -151,6 +151,7 @@ pub struct Sqlite {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     questions: channel::Sender<Question>,
     counters: Arc<Counters>,
+    place: Place,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -199,7 +200,7 @@ impl Sqlite {
             spawn("history-writer", Box::new(move || writer.run()))?,
         ];
         let threads = Mutex::new(threads);
-        Ok(Self { path, jobs: Mutex::new(Some(jobs)), questions, counters, threads })
+        Ok(Self { path, jobs: Mutex::new(Some(jobs)), questions, counters, place, threads })
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -211,8 +212,7 @@ impl Sqlite {
     async fn ask(&self, room: &str, which: Which, bounds: Bounds) -> Result<Portion, StoreError> {
         let (reply, answer) = channel::bounded(1);
         let question = Question::new(room.to_owned(), which, bounds, reply);
-        self.questions.send(question).await.map_err(|_| StoreError::closed())?;
-        answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
+        ask(&self.questions, question, answer, &self.place, PATIENCE).await
     }
 }
 
