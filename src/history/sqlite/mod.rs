@@ -4,6 +4,7 @@
 //! writes. A third file beside the database is locked for as long as it is open, so that no two servers give the
 //! same ids.
 
+mod ending;
 mod error;
 mod reader;
 mod retention;
@@ -15,7 +16,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use smol::channel;
@@ -25,12 +25,17 @@ use super::ledger::lock;
 use super::receipt::Receipt;
 use super::store::{Boxed, Closing, Opening, Portion, Store, StoreStats};
 use super::value::{Bounds, Entry};
+use ending::{Ending, Running, Waiting};
 use error::Place;
 use reader::{PATIENCE, Question, Reader, Which, ask};
 use writer::{Job, Writer};
 
 /// Questions that wait for the reader; then those who ask wait to ask. Each is a name and some numbers.
 const QUESTIONS: usize = 256;
+
+/// How long dropping a store waits for each of its threads. What may wait to be kept takes less than a second on a
+/// disk that answers.
+const AT_THE_END: Duration = Duration::from_secs(5);
 
 /// What "kept" promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,14 +150,15 @@ impl SqliteOptions {
 /// such an end the ids of all rooms [leap](super::leap), because of some that were given it cannot be known.
 ///
 /// When it is dropped without its server having closed it, what is on the way is still written, and dropping waits
-/// for that.
+/// for that, 5 s at most; then it is lost. When its server could not wait for its end, it does not wait either.
 pub struct Sqlite {
     path: PathBuf,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     questions: channel::Sender<Question>,
     counters: Arc<Counters>,
     place: Place,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    ending: Arc<Ending>,
+    threads: Mutex<Vec<Running>>,
 }
 
 #[derive(Default)]
@@ -187,20 +193,19 @@ impl Sqlite {
         let reading = schema::connect_to_read(&path).map_err(|error| place.failed(&error))?;
         let (questions, asked) = channel::bounded(QUESTIONS);
         let (jobs, work) = mpsc::channel();
-        let counted = Arc::clone(&counters);
-        let writer = Writer::new(connection, place.clone(), options, counted, work, lock);
+        let ending = Arc::new(Ending::new(connection.get_interrupt_handle()));
+        let shared = (Arc::clone(&counters), Arc::clone(&ending));
+        let writer = Writer::new(connection, place.clone(), options, shared, work, lock)
+            .map_err(|error| place.failed(&error))?;
         let reader = Reader::new(reading, place.clone(), asked);
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new().name(name.into()).spawn(run);
-            thread.map_err(|error| place.io("cannot start a thread", &error))
-        };
+        let cannot = |error| place.io("cannot start a thread", &error);
         // If the second cannot be started, the first ends because nobody can ask it.
         let threads = vec![
-            spawn("history-reader", Box::new(move || reader.run()))?,
-            spawn("history-writer", Box::new(move || writer.run()))?,
+            Running::start("history-writer", move || writer.run()).map_err(cannot)?,
+            Running::start("history-reader", move || reader.run()).map_err(cannot)?,
         ];
-        let threads = Mutex::new(threads);
-        Ok(Self { path, jobs: Mutex::new(Some(jobs)), questions, counters, place, threads })
+        let (jobs, threads) = (Mutex::new(Some(jobs)), Mutex::new(threads));
+        Ok(Self { path, jobs, questions, counters, place, ending, threads })
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -262,10 +267,14 @@ impl Store for Sqlite {
     fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async {
             let (reply, answer) = channel::bounded(1);
+            self.ending.ask();
             self.questions.close();
             self.send(Job::Close(closing, reply))?;
             *lock(&self.jobs) = None;
-            answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
+            let waiting = Waiting::new(&self.ending);
+            let answer = answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()));
+            waiting.answered();
+            answer
         })
     }
 
@@ -282,12 +291,17 @@ impl Store for Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
+        self.ending.ask();
         *lock(&self.jobs) = None;
         self.questions.close();
-        for thread in lock(&self.threads).drain(..) {
-            // A receipt may have been the last to know this store.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
+        for running in lock(&self.threads).drain(..) {
+            // A receipt may have been the last to know this store: then this is the writer.
+            let abandoned = self.ending.is_abandoned();
+            let patience = if abandoned { Duration::ZERO } else { AT_THE_END };
+            if running.ends_within(patience) {
+                running.join();
+            } else if !running.is_this() {
+                self.ending.abandon();
             }
         }
     }
