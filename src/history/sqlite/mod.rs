@@ -4,6 +4,7 @@
 //! writes. A third file beside the database is locked for as long as it is open, so that no two servers give the
 //! same ids.
 
+mod cut;
 mod ending;
 mod error;
 mod reader;
@@ -79,21 +80,26 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// Messages that are kept of each room, at least 1. Default 10 000. They are removed in portions, so for some
-    /// time there may be an eighth more.
+    /// Messages that are kept of each room, at least 1. Default 10 000. They are removed in portions: for some
+    /// time there may be an eighth more, and for a moment what one [group](Self::group) has brought.
     pub fn messages(mut self, messages: u64) -> Self {
         self.messages = messages.max(1);
         self
     }
 
     /// How long a message is kept. Default: until it has to make room. It may stay an eighth longer, and a minute.
+    ///
+    /// One that was published while the machine's clock was ahead is taken to be of when that is noticed, and told
+    /// to be.
     pub fn age(mut self, age: Duration) -> Self {
         self.age = Some(age);
         self
     }
 
     /// Rooms of which something is kept, at least 1. Default 10 000, which take some 200 bytes of memory each.
-    /// Beyond it those are removed that have been silent the longest.
+    /// Beyond it those are removed that have been silent the longest; a sixteenth more may be there for some time,
+    /// and for a moment those that are new in one [group](Self::group). If new ones come all the time, what they
+    /// have to be kept waits for as many to be removed, with all that they have.
     pub fn rooms(mut self, rooms: usize) -> Self {
         self.rooms = rooms.max(1);
         self
@@ -121,7 +127,12 @@ impl SqliteOptions {
     }
 
     /// What the database may take on the disk, in bytes; its log comes on top, some 4 MiB. Default: as much as
-    /// there is. At the bound messages are not kept any more, until others have been removed.
+    /// there is.
+    ///
+    /// At the bound messages are not kept any more ([`DiskFull`](super::StoreErrorKind::DiskFull)), until others
+    /// have been removed; and that is done for [`messages`](Self::messages), [`age`](Self::age) and
+    /// [`rooms`](Self::rooms) only, never for this. So give it together with an age, or with as many messages and
+    /// rooms as fit: else what has come first stays for ever, and nothing that comes later is kept.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.bytes = Some(bytes);
         self
@@ -143,8 +154,8 @@ impl SqliteOptions {
 ///
 /// The database is in WAL mode: two more files lie beside it, and a `-lock`. Other programs may read it while the
 /// server runs; one that writes to it, or locks it, makes the server wait, and lose messages after that. It must
-/// not lie on a network's file system. The file does not become smaller when messages are removed; their space is
-/// used again.
+/// not lie on a network's file system, nor have a second name by a hard link. The file does not become smaller when
+/// messages are removed; their space is used again.
 ///
 /// A confirmed message is there after the process has been killed at any point; see [`Durability`] for more. After
 /// such an end the ids of all rooms [leap](super::leap), because of some that were given it cannot be known.

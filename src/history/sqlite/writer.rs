@@ -99,7 +99,7 @@ impl Writer {
             if self.ending.is_abandoned() {
                 return self.give_up(next);
             }
-            let wait = if self.opened { retention.pause() } else { Duration::MAX };
+            let wait = if self.opened { retention.pause(self.rooms.len()) } else { Duration::MAX };
             let job = match next.take() {
                 Some(job) => Some(job),
                 None => match self.jobs.recv_timeout(wait) {
@@ -112,7 +112,11 @@ impl Writer {
                 Some(Job::Append(entry, receipt)) => {
                     next = self.group(entry, receipt, &mut retention);
                 }
-                Some(Job::Open(rooms, reply)) => _ = reply.try_send(self.open(rooms)),
+                Some(Job::Open(rooms, reply)) => {
+                    let opening = self.open(rooms);
+                    self.rooms.iter().for_each(|(room, row)| retention.found(room, row));
+                    let _ = reply.try_send(opening);
+                }
                 Some(Job::Flush(reply)) => _ = reply.try_send(Ok(())),
                 Some(Job::Close(closing, reply)) => {
                     let closed = self.close(&closing);
@@ -185,8 +189,8 @@ impl Writer {
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         for (room, row) in staged {
-            retention.grown(&room, &row);
-            self.rooms.insert(room, row);
+            let before = self.rooms.insert(room.clone(), row);
+            retention.grown(&room, &row, before);
         }
         Ok(())
     }
