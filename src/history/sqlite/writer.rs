@@ -358,3 +358,6 @@ pub(super) fn update_room(transaction: &Transaction<'_>, row: &Row) -> rusqlite:
     let [last, count, touched] = [row.last, row.count, row.touched].map(Bits::cast_signed_bits);
     transaction.prepare_cached(sql)?.execute(params![row.number, last, count, touched]).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;
