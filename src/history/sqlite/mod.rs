@@ -98,8 +98,8 @@ impl SqliteOptions {
 
     /// Rooms of which something is kept, at least 1. Default 10 000, which take some 200 bytes of memory each.
     /// Beyond it those are removed that have been silent the longest; a sixteenth more may be there for some time,
-    /// and for a moment those that are new in one [group](Self::group). If new ones come all the time, what they
-    /// have to be kept waits for as many to be removed, with all that they have.
+    /// and for a moment those that are new in one [group](Self::group). If new ones come all the time, the next group
+    /// waits until as many have been removed, with all that they have.
     pub fn rooms(mut self, rooms: usize) -> Self {
         self.rooms = rooms.max(1);
         self
@@ -143,8 +143,9 @@ impl SqliteOptions {
     /// # Errors
     ///
     /// [`StoreError`] says what is wrong with which file: it is [used by another
-    /// server](StoreErrorKind::InUse), [a later version](StoreErrorKind::Newer) has written it, it is [something
-    /// else](StoreErrorKind::Corrupt), or it cannot be [read or written](StoreErrorKind::Io).
+    /// server](super::StoreErrorKind::InUse), [a later version](super::StoreErrorKind::Newer) has written it, it is
+    /// [something else](super::StoreErrorKind::Corrupt), or it cannot be [read or
+    /// written](super::StoreErrorKind::Io).
     pub fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, StoreError> {
         Sqlite::open_with(path.as_ref(), self)
     }
