@@ -119,6 +119,7 @@ const BATCH_BYTES = 48 * 1024; // of one POST: with what JSON adds, below the se
 const ACK_MESSAGES = 256; // a quarter of what the server keeps for us before it ends a stream
 const ACK_BYTES = 256 * 1024; // the same
 const ACK_TIME = 5_000; // ms until what is less is acknowledged, too
+const ACK_BACKOFF = { base: ACK_TIME, cap: 60_000 }; // and on top of it after one that failed
 const HELD_TIME = 10_000; // ms for which a room waits for the answer to a join
 const HELD_MESSAGES = 4096; // of a room that waits: four times what fits into the server's queue for us
 const HELD_SIZE = 4 << 20; // characters, the same
@@ -310,6 +311,8 @@ export class Coracle {
         if (this.#state === "closed") return;
         const link = this.#link;
         this.#link = null;
+        // In a listener of `open`.
+        this.#queue.release();
         const cut = cutText(reason, 123);
         if (link?.opened) link.close(code, cut);
         else link?.drop();
@@ -365,12 +368,14 @@ export class Coracle {
             this.#known.websocketFrom = now() + BLOCKED;
         }
         // Who has to say who they are does so in `open`, before rooms and before what has waited.
-        const waited = this.#queue.takeAll();
+        const queue = this.#queue;
+        queue.hold();
         this.#setState("open");
         if (this.#link === link) this.#fire("transport", link.transport);
         if (this.#link === link) this.#fire("open", { transport: link.transport, again: this.#connections > 1 });
         if (this.#link === link) for (const room of this.rooms) this.#enter(room);
-        this.#queue.append(waited);
+        // Not to a newer one: who closes the client there has it sent.
+        queue.release();
         if (this.#link === link) link.pump();
     }
 
@@ -680,6 +685,7 @@ class HttpLink {
     #unacknowledged = 0; // bytes, about
     #ackTimer = 0;
     #acking = false;
+    #ackMisses = 0; // acknowledgements in a row that failed
     #max = 0; // messages in an answer; 0: as many as the server likes
     #misses = 0; // answers in a row that were not to be had
     #since = 0; // when the server was first not heard; 0 if it was
@@ -845,6 +851,8 @@ class HttpLink {
                 if (data === undefined || opened) return;
                 opened = true;
                 known.streamWorks = true;
+                this.#acknowledged = Math.max(this.#acknowledged, cursor);
+                this.#unacknowledged = 0;
                 clearTimeout(timer);
                 watch();
                 this.#move("sse");
@@ -868,11 +876,13 @@ class HttpLink {
 
     /** Tells the server what has arrived; while polling, the next poll does. */
     #acknowledgeSome() {
-        if (this.#cursor - this.#acknowledged >= ACK_MESSAGES || this.#unacknowledged >= ACK_BYTES) {
-            this.#acknowledge();
-        } else if (!this.#ackTimer) {
-            this.#ackTimer = setTimeout(() => this.#acknowledge(), ACK_TIME);
-        }
+        const much = this.#cursor - this.#acknowledged >= ACK_MESSAGES || this.#unacknowledged >= ACK_BYTES;
+        if (much && !this.#ackMisses) this.#acknowledge();
+        else if (!this.#acking && !this.#ackTimer) this.#acknowledgeIn(ACK_TIME);
+    }
+
+    #acknowledgeIn(ms) {
+        this.#ackTimer = setTimeout(() => this.#acknowledge(), ms);
     }
 
     async #acknowledge() {
@@ -882,14 +892,24 @@ class HttpLink {
         this.#acking = true;
         const cursor = this.#cursor;
         this.#unacknowledged = 0;
+        let answer;
         try {
-            const answer = await this.#ask("POST", "ack", { session_id: this.#token, cursor });
-            if (answer.status === 204) this.#acknowledged = Math.max(this.#acknowledged, cursor);
+            answer = await this.#ask("POST", "ack", { session_id: this.#token, cursor });
         } catch {
             // The next one says it again.
         }
         this.#acking = false;
-        if (!this.#done && this.transport === "sse" && this.#cursor > this.#acknowledged) this.#acknowledgeSome();
+        if (answer?.status === 204) {
+            this.#ackMisses = 0;
+            this.#acknowledged = Math.max(this.#acknowledged, cursor);
+            const more = this.#receiving && this.transport === "sse" && this.#cursor > this.#acknowledged;
+            if (more) this.#acknowledgeSome();
+        } else if (this.#receiving) {
+            // Meanwhile the server may end the stream, and the next one acknowledges.
+            const asked = (answer && retryAfterOf(answer)) ?? 0;
+            this.#acknowledgeIn(Math.max(asked, ACK_TIME) + backoff(this.#ackMisses, ACK_BACKOFF));
+            this.#ackMisses += 1;
+        }
     }
 
     // --- Up
@@ -905,7 +925,9 @@ class HttpLink {
                 const items = this.#queue.take(this.#most, BATCH_BYTES);
                 if (!items.length) return;
                 this.#seq += 1;
-                this.#batch = { seq: this.#seq, items, body: bodyOf(items), unsure: false, tries: 0, since: 0 };
+                const body = bodyOf(items);
+                // `unsure`: it may have arrived. `gone`: the session takes nothing any more.
+                this.#batch = { seq: this.#seq, items, body, unsure: false, gone: false, tries: 0, since: 0 };
             }
             await this.#post(this.#batch);
         }
@@ -913,13 +935,15 @@ class HttpLink {
 
     async #post(batch) {
         const cursor = this.#cursor;
+        const { unsure } = batch;
+        // Until an answer says that it was not taken.
+        batch.unsure ||= !batch.gone;
         let answer;
         try {
             const query = { session_id: this.#token, seq: batch.seq, cursor };
             answer = await this.#ask("POST", "send", query, batch.body);
         } catch {
-            // It may have arrived. The same number again, and it is not delivered twice.
-            batch.unsure = true;
+            // The same number again, and it is not delivered twice.
             return this.#later(batch);
         }
         if (this.#done) return;
@@ -939,20 +963,23 @@ class HttpLink {
             this.#host.trouble(this, new Error(`the server does not take a message: ${sentenceOf(answer)}`));
         } else if (status === 410) {
             // It is ending: what it has left to say comes by the poll or the stream, and behind that how it ended.
+            batch.gone = true;
+            batch.unsure = unsure;
             batch.since ||= now();
             if (this.#isTooLong(batch.since)) return;
             batch.tries += 1;
             await this.#pause(backoff(batch.tries));
         } else if (status === 401 || status === 403 || status === 409) {
+            batch.unsure = unsure;
             this.#end(failure(`the session is over: ${sentenceOf(answer)}`, status));
         } else if (status === 503 || status === 429) {
             // It is there, and takes no more for now: that may last.
+            batch.unsure = unsure;
             batch.since = 0;
             batch.tries += 1;
             await this.#pause(retryAfterOf(answer) ?? backoff(batch.tries));
         } else {
             // A proxy's answer, which says nothing of what has become of it.
-            batch.unsure = true;
             await this.#later(batch);
         }
     }
@@ -1120,6 +1147,7 @@ class Cut extends Error {}
 /** What waits to be sent, within bounds. */
 class Queue {
     #items = [];
+    #held = [];
     #bytes = 0;
     #limits;
 
@@ -1134,12 +1162,12 @@ class Queue {
     push(item) {
         const { messages, bytes } = this.#limits;
         if (this.#items.length >= messages || this.#bytes + item.size > bytes) return false;
-        this.append([item]);
+        this.#append([item]);
         return true;
     }
 
     // What was taken may come back, bound or no bound.
-    append(items) {
+    #append(items) {
         for (const item of items) this.#bytes += item.size;
         this.#items.push(...items);
     }
@@ -1165,8 +1193,13 @@ class Queue {
         return this.#items.splice(0, count);
     }
 
-    takeAll() {
-        return this.take(Infinity);
+    /** Sets aside what waits, so that what comes until `release` goes before it. */
+    hold() {
+        this.#held = this.take(Infinity);
+    }
+
+    release() {
+        this.#append(this.#held.splice(0));
     }
 }
 

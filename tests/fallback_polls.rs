@@ -264,31 +264,3 @@ fn a_message_in_parts_that_nobody_could_keep_ends_the_session_and_says_so() {
     assert_eq!(closed.by, Side::Server, "{closed}");
     server.finish();
 }
-
-#[test]
-fn what_is_kept_for_clients_counts_in_the_budget_of_all() {
-    let (sender, closed) = heard();
-    let server = start(
-        builder()
-            .on_open(async |session: &Session| session.join("room"))
-            .on_close(record(&sender))
-            .configure(|config| config.limits.outboxes_bytes = Some(256 * 1024)),
-    );
-    let mut client = Polling::open(server.addr());
-    let rooms = server.handle.rooms();
-    eventually("it has joined", || rooms.size("room") == 1);
-    // It polls, so that its outbox is empty, and acknowledges nothing.
-    while closed.try_next().is_none() {
-        within(rooms.publish("room", "x".repeat(16 * 1024)));
-        let target = client.target("poll", "&max=1");
-        let answer = client.http.get(&target);
-        if let Some(close) = answer.header("coracle-close") {
-            assert!(close.starts_with("1013 "), "{close}");
-            break;
-        }
-    }
-    eventually("it has ended", || server.handle.sessions().count() == 0);
-    // There is room for the next one.
-    Polling::open(server.addr());
-    server.finish();
-}

@@ -555,7 +555,7 @@ fn a_stop_waits_for_the_store_no_longer_than_it_may_and_says_what_was_lost() {
     assert_eq!((report.history_flushed, report.history_lost), (0, 1));
     // It ends although the store has still not said anything.
     let lost = within(published.stored).unwrap_err();
-    assert_eq!(lost.kind(), StoreErrorKind::TimedOut);
+    assert_eq!(lost.kind(), StoreErrorKind::Closed);
     let counted = |stats: HistoryStats| (stats.appended, stats.failed, stats.pending_messages);
     assert_eq!(counted(history.stats()), (0, 1, 0));
     // What it says now changes nothing any more.

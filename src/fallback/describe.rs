@@ -17,7 +17,7 @@ impl Fallbacks {
                 query("max", "Most messages in the answer.", number(1)),
                 query("text", "1: every text message as a string.", json!({ "type": "string", "enum": ["1"] })),
             ],
-            "responses": with_errors(&["400", "401", "403", "409", "410", "429", "503"], "200", json!({
+            "responses": with_errors(&["400", "401", "403", "409", "410", "412", "429", "503"], "200", json!({
                 "description": "The messages behind the cursor; none when the window is over.",
                 "headers": {
                     "Coracle-Session": header("The token for all further requests.", "string"),
@@ -150,6 +150,7 @@ fn with_errors(statuses: &[&str], good: &str, answer: Value) -> Value {
                 "403" => "The page's origin may not use this.",
                 "409" => "Out of turn.",
                 "410" => "The session has ended.",
+                "412" => "The cursor is behind what has been acknowledged, and what followed it is gone.",
                 "413" => "Too large.",
                 "415" => "A type of body that is not known.",
                 "429" => "This address has too many sessions.",

@@ -1,5 +1,6 @@
 //! Which session a request belongs to, and which clients come no more.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::executor::Worker;
 use crate::hub::{Hub, Membership, SessionId};
 use crate::metrics::Tally;
+use crate::outbox::Terms;
 use crate::transport::Transport;
 
 /// How long a client may take to fetch the last that its session had for it, when that has ended already; and
@@ -115,6 +117,22 @@ impl Desk {
         let relays = self.relays();
         let kept = relays.iter().map(|(secret, relay)| (secret.session, relay.counted()));
         kept.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
+    /// Gives up what ended sessions have left, the most first, until no more than `enough` is used.
+    pub(crate) fn relieve(&self, terms: &Terms, enough: usize) {
+        let ended = |relay: &Arc<Relay>| {
+            let bytes = if relay.has_ended() { relay.counted() } else { 0 };
+            (bytes > 0).then(|| (bytes, Arc::clone(relay)))
+        };
+        let mut ended: Vec<_> = self.relays().values().filter_map(ended).collect();
+        ended.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        for (_, relay) in ended {
+            if terms.used() <= enough {
+                return;
+            }
+            relay.abandon();
+        }
     }
 
     /// Gives up what is kept for a client, because memory is short.

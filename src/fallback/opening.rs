@@ -14,8 +14,9 @@ impl<H: Handler> Call<'_, H> {
     pub(super) async fn open(&self, path: Option<&str>) -> Result<Addressed, Refused> {
         let door = self.door;
         let hub = door.hub;
+        let stopping = || error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping");
         if hub.shutdown.is_stopping() {
-            return Err(error(StatusCode::SERVICE_UNAVAILABLE, "the server is stopping"));
+            return Err(stopping());
         }
         // An image of another site's page has no Origin, but the user's cookies.
         let foreign = self.request.header("sec-fetch-site") == Some("cross-site");
@@ -36,6 +37,10 @@ impl<H: Handler> Call<'_, H> {
             .await
             .map_err(|panicked| refused(&panicked))?
             .map_err(|refused| Box::new(refused.into_reply()))?;
+        // The hook may have taken its time.
+        if hub.shutdown.is_stopping() {
+            return Err(stopping());
+        }
         let profile = Profile::new(
             door.peer,
             request.client_ip(),

@@ -57,7 +57,7 @@ impl StoreError {
 
     pub(super) fn unanswered() -> Self {
         Self::new(
-            StoreErrorKind::TimedOut,
+            StoreErrorKind::Closed,
             "the history has been closed, and its store has not said whether it is kept",
         )
     }

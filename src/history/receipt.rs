@@ -82,7 +82,7 @@ impl fmt::Debug for Receipt {
 /// Whether what was published is kept: a future that is ready when the store has said so.
 ///
 /// What is on the way to the store goes on when this is dropped. It ends in any case: at the latest when the
-/// server's history has been closed: with [`TimedOut`](StoreErrorKind::TimedOut) if the store has not said anything
+/// server's history has been closed: with [`Closed`](StoreErrorKind::Closed) if the store has not said anything
 /// until then. What the store does later is not known here.
 #[must_use = "without it nobody is told whether the message was kept; drop it if that does not matter"]
 pub struct Stored {

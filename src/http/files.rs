@@ -28,6 +28,9 @@ use crate::hub::{Limits, OpenFile};
 /// is read when its file is opened.
 const PIECE: usize = 64 * 1024;
 
+/// The first second of the year 10000, since the epoch (one more than `date -u -d '9999-12-31 23:59:59' +%s`).
+const END_OF_DATES: u64 = 253_402_300_800;
+
 /// What the folder of a path with a slash at its end is answered with.
 const INDEX: &str = "index.html";
 
@@ -259,17 +262,23 @@ fn piece(file: &File, offset: u64, len: usize) -> io::Result<Bytes> {
 }
 
 impl Version {
-    /// Since the epoch.
-    fn since(&self) -> Duration {
-        self.modified.duration_since(UNIX_EPOCH).unwrap_or_default()
-    }
-
     fn tag(&self) -> String {
-        format!("W/\"{:x}-{:x}\"", self.size, self.since().as_nanos())
+        let (before, by) = match self.modified.duration_since(UNIX_EPOCH) {
+            Ok(after) => ("", after),
+            Err(before) => ("-", before.duration()),
+        };
+        format!("W/\"{:x}-{before}{:x}\"", self.size, by.as_nanos())
     }
 
-    fn date(&self) -> String {
-        httpdate::fmt_http_date(self.modified)
+    /// In whole seconds since the epoch. `None`: a date that is not written in a header, with four digits for the
+    /// year (RFC 9110 section 5.6.7) and not before 1970. The clock may have been wrong, or an archive was unpacked.
+    fn since(&self) -> Option<u64> {
+        let since = self.modified.duration_since(UNIX_EPOCH).ok()?.as_secs();
+        (since < END_OF_DATES).then_some(since)
+    }
+
+    fn date(&self) -> Option<String> {
+        self.since().map(|_| httpdate::fmt_http_date(self.modified))
     }
 }
 
@@ -280,8 +289,8 @@ fn serve(found: Found, kind: &'static str) -> Reply {
         let mut reply = reply
             .with_header(CACHE_CONTROL, HeaderValue::from_static("no-cache"))
             .with_header(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        for (name, value) in [(ETAG, &tag), (LAST_MODIFIED, &date)] {
-            if let Ok(value) = HeaderValue::from_str(value) {
+        for (name, value) in [(ETAG, Some(&tag)), (LAST_MODIFIED, date.as_ref())] {
+            if let Some(Ok(value)) = value.map(|value| HeaderValue::from_str(value)) {
                 reply = reply.with_header(name, value);
             }
         }
@@ -395,7 +404,8 @@ impl Asked {
         // within its second (sections 13.1.5 and 8.8.2.2).
         if let Some(sent) = &self.if_range {
             let settled = version.modified.elapsed().is_ok_and(|age| age > Duration::from_secs(1));
-            if **sent != *version.date().as_bytes() || !settled {
+            let same = version.date().is_some_and(|date| **sent == *date.as_bytes());
+            if !same || !settled {
                 return Wanted::Whole;
             }
         }
@@ -408,7 +418,9 @@ impl Asked {
             let ours = version.tag();
             return tags.iter().any(|it| **it == *b"*" || **it == *opaque(ours.as_bytes()));
         }
-        self.since.is_some_and(|since| version.since().as_secs() <= since)
+        // Without a date of ours theirs says nothing (section 13.1.3).
+        let dates = self.since.zip(version.since());
+        dates.is_some_and(|(theirs, ours)| ours <= theirs)
     }
 }
 
@@ -537,6 +549,52 @@ mod tests {
         }
         assert_eq!(part("0-", 0), Wanted::Nothing);
         assert_eq!(part("-1", 0), Wanted::Nothing);
+    }
+
+    #[test]
+    fn a_file_of_a_time_that_no_header_can_say_is_served_without_it() {
+        let path = std::env::temp_dir().join(format!("coracle-dated-{}", std::process::id()));
+        let file = File::create(&path).unwrap();
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        let touched = |time| {
+            file.set_times(std::fs::FileTimes::new().set_modified(time)).unwrap();
+            file.metadata().unwrap().modified().unwrap()
+        };
+        let (early, epoch) = (touched(UNIX_EPOCH - 10 * year), touched(UNIX_EPOCH));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(early, UNIX_EPOCH - 10 * year);
+        // Few file systems keep such times.
+        let last = UNIX_EPOCH + Duration::from_secs(END_OF_DATES - 1);
+        let late = last + Duration::from_secs(1);
+        let asked = |since, if_range: Option<&[u8]>| Asked {
+            head: false,
+            tags: None,
+            since,
+            range: if_range.map(|_| "0-0".into()),
+            if_range: if_range.map(Into::into),
+        };
+        let mut tags = Vec::new();
+        for (modified, date) in [
+            (early, None),
+            (epoch, Some("Thu, 01 Jan 1970 00:00:00 GMT")),
+            (last, Some("Fri, 31 Dec 9999 23:59:59 GMT")),
+            (late, None),
+        ] {
+            let version = || Version { size: 2, modified };
+            let found =
+                Found { version: version(), wanted: Wanted::Whole, content: Content::Nothing };
+            let reply = serve(found, kind("a.txt"));
+            let sent = reply.headers.get(LAST_MODIFIED).map(|date| date.to_str().unwrap());
+            assert_eq!(sent, date);
+            tags.push(reply.headers.get(ETAG).unwrap().clone());
+            let known = asked(Some(END_OF_DATES - 1), None).wanted(&version());
+            assert_eq!(known == Wanted::Known, date.is_some(), "{modified:?}");
+            // What is in the future is not settled.
+            let part = asked(None, Some(date.unwrap_or("x").as_bytes())).wanted(&version());
+            assert_eq!(part == Wanted::Part(0, 1), modified == epoch, "{modified:?}");
+        }
+        tags.dedup();
+        assert_eq!(tags.len(), 4);
     }
 
     #[test]

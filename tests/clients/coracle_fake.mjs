@@ -71,7 +71,10 @@ export class FakeServer {
     heard = []; // what clients have sent, in order
     onSession = () => {}; // (session): has been made
     onMessage = () => {}; // (session, data)
-    /** What becomes of a request: "lost" before it arrives, "silent" after, "cut" in the answer, or an answer. */
+    /**
+     * What becomes of a request: "lost" before it arrives, "silent" after, "cut" in the answer, "held" when it has
+     * arrived, until the client gives it up, or an answer.
+     */
     fault = () => undefined; // (verb, query, count)
     webSocket = "open"; // or "throws", "fails", "hangs"
     streams = "open"; // or "held" by a proxy, "fails"
@@ -132,6 +135,7 @@ export class FakeServer {
         if (fault === "lost") throw new TypeError("fetch failed");
         if (typeof fault === "object") return answer(fault.status, fault.body ?? "", fault.headers);
         const answered = await Promise.race([this.#answer(verb, query, body, headers), aborted(signal)]);
+        if (fault === "held") await aborted(signal);
         if (this.down || fault === "silent") throw new TypeError("fetch failed");
         if (fault === "cut") answered.text = async () => { throw new TypeError("terminated"); };
         return answered;

@@ -278,6 +278,34 @@ test("reconnect does not wait, ends what there is, and opens what was closed", a
     assert.deepEqual(server.heard, []);
 });
 
+for (const event of ["state", "transport", "open"]) {
+    test(`what waits is sent by a client that is closed in ${event}, and by no later one`, async () => {
+        for (const options of [{}, polling]) {
+            server.heard = [];
+            const [client] = open(options);
+            client.join("a");
+            for (const text of ["one", "two"]) client.send(text);
+            const off = client.on(event, () => {
+                if (client.state !== "open") return;
+                client.send("hello");
+                client.close();
+            });
+            await clock.until("the close", () => client.state === "closed");
+            assert.equal(client.waiting, 0);
+            await clock.until("the server has heard of it", () => !server.sessions.size);
+            assert.deepEqual(server.heard, ["hello", "one", "two"]);
+            off();
+            client.leave("a");
+            client.reconnect();
+            await isOpen(client);
+            await clock.pass(1000);
+            assert.deepEqual(server.heard, ["hello", "one", "two"]);
+            client.close();
+            await clock.until("the end", () => !server.sessions.size);
+        }
+    });
+}
+
 test("the network's return and a look at the page hurry the next try, but not against the server", async (t) => {
     t.mock.method(Math, "random", () => 1);
     const window = new EventTarget();
@@ -571,6 +599,95 @@ test("what may have arrived before a session ended is not sent again", async () 
     assert.deepEqual(server.heard, ["one", "two"]);
 });
 
+// Each ends a session, and the client comes back.
+const ends = {
+    "the poll says so": (session) => session.close(4000, ""),
+    "the stream says so": (session) => session.close(4000, ""),
+    "it is gone": (session) => {
+        server.sessions.clear();
+        session.abort();
+    },
+    "the client connects anew": (_, client) => client.reconnect(),
+    "the page is left": () => globalThis.dispatchEvent(new Event("pagehide")),
+};
+
+for (const [how, end] of Object.entries(ends)) {
+    test(`what is under way when a session ends is not sent again: ${how}`, async () => {
+        const window = new EventTarget();
+        for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) {
+            globalThis[name] = window[name].bind(window);
+        }
+        try {
+            const transports = [how.includes("stream") ? "sse" : "polling"];
+            const [client, seen] = open({ transports });
+            await clock.until("it is there", () => client.transport === transports[0]);
+            // The first answer says that nothing was taken, which says nothing of the second request.
+            const faults = { 1: { status: 503 }, 2: "held" };
+            server.fault = (verb, _, count) => (verb === "send" ? faults[count] : undefined);
+            client.send("one");
+            client.send("two");
+            await clock.until("one has arrived", () => server.heard.length === 1);
+            assert.equal(server.count("send"), 2);
+            end(only(), client);
+            await clock.until("what waited", () => server.heard.includes("two"));
+            await clock.pass(1000);
+            assert.deepEqual(server.heard, ["one", "two"]);
+            assert.deepEqual([seen.opens.length, client.waiting], [2, 0]);
+            client.close();
+        } finally {
+            for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) delete globalThis[name];
+        }
+    });
+}
+
+test("what a session has not taken, for whatever reason, goes with the next one", async () => {
+    for (const status of [503, 429, 401, 403, 409]) {
+        server.heard = [];
+        const [client, seen] = open(polling);
+        await isOpen(client);
+        const session = only();
+        server.fault = (verb) => (verb === "send" && seen.opens.length < 2 ? { status } : undefined);
+        client.send("one");
+        client.send("two");
+        await clock.until("it is asked again, or over", () => server.count("send") === 3 || seen.closes.length);
+        session.close(4000, "");
+        await clock.until("what was said", () => server.heard.length >= 2);
+        await clock.pass(1000);
+        assert.deepEqual([server.heard, seen.opens.length], [["one", "two"], 2], `${status}`);
+        client.close();
+        server.requests = [];
+    }
+});
+
+test("a message by which the server closes is not sent for ever", async () => {
+    const [client, seen] = open(polling);
+    await isOpen(client);
+    server.onMessage = (session, data) => {
+        if (data === "bad") session.close(1011, "");
+    };
+    // The poll says that it is over before the POST is answered.
+    server.fault = (verb) => (verb === "send" && server.heard.length < 5 ? "held" : undefined);
+    client.send("bad");
+    await clock.until("it is over", () => seen.closes.length);
+    await clock.pass(60_000);
+    assert.deepEqual([server.heard, seen.opens.length], [["bad"], 2]);
+});
+
+test("what a session that has ended refuses goes with the next one, even while it is asked again", async () => {
+    const [client, seen] = open(polling);
+    await isOpen(client);
+    const first = only();
+    server.sessions.clear();
+    const faults = { 2: { status: 502 }, 3: "held" };
+    server.fault = (verb, _, count) => (verb === "send" ? faults[count] : undefined);
+    client.send("one");
+    await clock.until("it is asked again", () => server.count("send") === 3, 8_000);
+    first.abort();
+    await clock.until("a new session", () => seen.opens.length === 2);
+    await clock.until("what was said", () => server.heard.length);
+    assert.deepEqual(server.heard, ["one"]);
+});
+
 test("a server that is gone is given up after a while, and found when it is there again", async () => {
     const [client, seen] = open(polling);
     await isOpen(client);
@@ -645,6 +762,59 @@ test("a stream is acknowledged, so that the server need not end it", async () =>
     for (let n = 0; n < 10; n += 1) only().send("x".repeat(30_000));
     await clock.settle();
     assert.deepEqual([server.count("ack"), clock.now], [before[0] + 1, before[1]], "large ones sooner");
+});
+
+test("an acknowledgement that fails is repeated after a wait that grows, and not before it is told to", async (t) => {
+    t.mock.method(Math, "random", () => 1);
+    for (const [fault, waits] of [
+        [{ status: 500 }, [10_000, 15_000, 25_000, 45_000, 65_000, 65_000]],
+        ["silent", [10_000, 15_000, 25_000, 45_000, 65_000, 65_000]],
+        [{ status: 503, headers: { "Retry-After": "0" } }, [10_000, 15_000, 25_000]],
+        [{ status: 429, headers: { "Retry-After": "120" } }, [125_000, 130_000, 140_000]],
+    ]) {
+        const asked = [];
+        const events = server.count("events");
+        // Not for ever, so that this ends if nobody waits.
+        server.fault = (verb) => (verb === "ack" && asked.push(clock.now) <= waits.length ? fault : undefined);
+        const [client, seen] = open({ transports: ["sse"] });
+        await clock.until("a stream", () => client.transport === "sse");
+        for (const text of numbered(300)) only().send(text);
+        await clock.settle();
+        assert.equal(asked.length, 1);
+        // What comes meanwhile does not make it sooner.
+        for (const text of numbered(300)) only().send(text);
+        let timer = 0;
+        const speak = () => {
+            only().send("not silent");
+            timer = setTimeout(speak, 30_000);
+        };
+        speak();
+        await clock.until("it is taken", () => asked.length > waits.length);
+        clearTimeout(timer);
+        assert.deepEqual(asked.slice(1).map((at, n) => at - asked[n]), waits);
+        assert.equal(server.count("events"), events + 1, "the stream has said nothing of it");
+        // And then as before.
+        for (const text of numbered(256)) only().send(text);
+        await clock.settle();
+        assert.equal(asked.length, waits.length + 2);
+        assert.ok(seen.messages.length > 856);
+        client.close();
+    }
+});
+
+test("a stream that goes on acknowledges what came before it", async () => {
+    const [client, seen] = open({ transports: ["sse"] });
+    await clock.until("a stream", () => client.transport === "sse");
+    for (const text of numbered(200)) only().send(text);
+    only().stream.drop();
+    await clock.until("the next stream", () => server.count("events") === 2);
+    for (const text of numbered(100)) only().send(text);
+    await clock.settle();
+    assert.deepEqual([server.count("ack"), seen.messages.length], [0, 300]);
+    only().stream.drop();
+    await clock.until("another one", () => server.count("events") === 3);
+    await clock.pass(20_000);
+    assert.equal(server.count("ack"), 0);
 });
 
 test("a stream that has been silent for long is opened anew, and an idle client stays", async () => {

@@ -80,8 +80,9 @@ impl Drop for Relayed {
         let mut state = self.0.lock();
         state.up = VecDeque::new();
         state.recount();
-        drop(state);
+        // Before the lock is free: whatever is posted from now on would be kept for nobody.
         self.0.ended.store(true, Ordering::Release);
+        drop(state);
         self.0.ending.notify(usize::MAX);
         self.0.room.notify(usize::MAX);
         self.0.notify();

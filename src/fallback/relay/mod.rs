@@ -80,6 +80,8 @@ struct State {
     kept_bytes: usize,
     /// The number of the first of these, or of the next message.
     first: u64,
+    /// What was kept has been given up, and nothing follows but the end: whatever the client has got.
+    given_up: bool,
     close: Closing,
     /// Why the session's reads and writes fail.
     failed: Option<ErrorKind>,
@@ -172,6 +174,7 @@ impl Relay {
                 kept: VecDeque::new(),
                 kept_bytes: 0,
                 first: 1,
+                given_up: false,
                 close: Closing::Open,
                 failed: None,
                 said_goodbye: false,
@@ -249,6 +252,7 @@ impl Relay {
     /// Nothing that the session has written is kept any more, but what the client is told of its end.
     fn drop_all(&self, state: &mut State, close: CloseFrame) {
         state.first += state.kept.len() as u64;
+        state.given_up = true;
         state.kept = VecDeque::new();
         state.kept_bytes = 0;
         state.down = VecDeque::new();
@@ -272,15 +276,24 @@ impl Relay {
     }
 
     /// The server stops, and a client that is not waiting cannot come any more: its session need not wait for
-    /// it, if it has said goodbye.
+    /// it, neither for an answer to its goodbye nor for room.
     pub(in crate::fallback) fn answer_for_absent(&self) {
         let mut state = self.lock();
-        if state.visitor.is_none() {
-            self.pull(&mut state);
-            if let Closing::Said(close) = &state.close {
+        // What has failed has its end already; and each failure is news to whoever calls this.
+        if state.visitor.is_some() || state.failed.is_some() {
+            return;
+        }
+        self.pull(&mut state);
+        match &state.close {
+            Closing::Said(close) => {
                 let close = close.clone();
                 self.close(&mut state, close.as_ref());
             }
+            // Nobody makes room any more. Taken and thrown away, what follows would count as delivered.
+            Closing::Open if self.is_full(&state) => {
+                self.fail(&mut state, ErrorKind::ConnectionAborted);
+            }
+            Closing::Open | Closing::Told(_) => {}
         }
     }
 
@@ -322,15 +335,18 @@ impl Relay {
         Some(Visit::new(self, visitor))
     }
 
-    /// The client has everything up to this number. Returns what comes next.
+    /// The client has everything up to this number.
     pub(in crate::fallback) fn acknowledge(&self, cursor: u64) -> Result<(), BadCursor> {
         let mut state = self.lock();
         let next = state.first + state.kept.len() as u64;
         if cursor >= next {
             return Err(BadCursor::Ahead);
         }
-        let Some(count) = (cursor + 1).checked_sub(state.first) else {
-            return Err(BadCursor::Behind);
+        let count = match (cursor + 1).checked_sub(state.first) {
+            Some(count) => count,
+            // What it has not got it does not get any more, and is to hear why.
+            None if state.given_up => 0,
+            None => return Err(BadCursor::Behind),
         };
         for _ in 0..count {
             let message = state.kept.pop_front();
@@ -398,15 +414,17 @@ impl Relay {
         state.session_reads.take().into_iter().for_each(Waker::wake);
     }
 
+    /// No more is kept before the client has acknowledged some of it.
+    fn is_full(&self, state: &State) -> bool {
+        state.kept.len() >= self.bounds.messages || state.kept_bytes >= self.bounds.bytes
+    }
+
     /// Puts together what the session has written, as far as there is room for it.
     fn pull(&self, state: &mut State) {
         let before = state.down.len();
         // It was there before whatever is missing now.
         let ended = self.has_ended();
-        while state.kept.len() < self.bounds.messages
-            && state.kept_bytes < self.bounds.bytes
-            && matches!(state.close, Closing::Open)
-        {
+        while !self.is_full(state) && matches!(state.close, Closing::Open) {
             match state.assembly.next(&mut state.down, self.bounds.message_bytes) {
                 Ok(Some(Parcel::Message(message))) => {
                     state.kept_bytes += message.len();

@@ -88,9 +88,7 @@ impl Visit {
                 return Found::Closed(close);
             }
         }
-        let full =
-            state.kept.len() >= relay.bounds.messages || state.kept_bytes >= relay.bounds.bytes;
-        if full { Found::Full } else { Found::Nothing }
+        if relay.is_full(&state) { Found::Full } else { Found::Nothing }
     }
 
     pub(in crate::fallback) fn relay(&self) -> &Arc<Relay> {

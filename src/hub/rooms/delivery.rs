@@ -317,6 +317,16 @@ impl Hub {
 
     #[cold]
     fn relieve(&self) {
+        // With some air, so that not every message has to look for the largest again.
+        let enough = self.terms.budget() / 8 * 7;
+        // First what costs nobody a session.
+        #[cfg(feature = "fallback")]
+        if let Some(desk) = &self.desk {
+            desk.relieve(&self.terms, enough);
+            if self.terms.used() <= enough {
+                return;
+            }
+        }
         let kept = self.kept();
         let counted = |it: &Arc<Member>| {
             let outbox = Terms::counted(it.outbox.buffered()).unwrap_or_default();
@@ -325,8 +335,6 @@ impl Hub {
         let members = self.members().into_iter().map(|it| (counted(&it), it));
         let mut members: Vec<_> = members.filter(|(bytes, _)| *bytes > 0).collect();
         members.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        // With some air, so that not every message has to look for the largest again.
-        let enough = self.terms.budget() / 8 * 7;
         for (bytes, member) in members {
             if self.terms.used() <= enough {
                 return;
