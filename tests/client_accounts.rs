@@ -4,12 +4,16 @@
 mod again;
 mod support;
 
+use std::future::Future;
 use std::io::Read;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Wake};
 
 use again::*;
 use coracle::client::{Accounts, Client, Fate, Receipt, State, WhenFull};
 use coracle::{CloseCode, Message, SendError};
-use futures_lite::future::block_on;
 use smol::future::poll_once;
 use support::*;
 
@@ -236,13 +240,34 @@ fn what_waits_is_sent_before_the_goodbye_if_there_is_a_connection() {
     assert_eq!(client.take_unsent(), []);
 }
 
+/// Somebody who waits for a receipt.
+#[derive(Default)]
+struct Waiting(AtomicBool);
+
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+// Whoever had looked last was the only one who was woken.
 #[test]
-fn a_receipt_can_be_awaited_on_any_thread_and_looked_at_any_time() {
+fn every_clone_of_a_receipt_wakes_whoever_waits_for_it() {
     let (place, client) = away(10, 1024, WhenFull::Wait);
     let receipt = within(client.send_with_receipt("1")).unwrap();
     assert_eq!(receipt.fate(), None);
-    let awaited = std::thread::spawn(move || block_on(receipt));
-    let mut served = place.accept();
-    assert_eq!(served.text(), "1");
-    assert_eq!(awaited.join().unwrap(), Fate::Handed);
+    let waiting = [(); 3].map(|()| {
+        let (mut clone, who) = (receipt.clone(), Arc::<Waiting>::default());
+        let waker = who.clone().into();
+        let looked = Pin::new(&mut clone).poll(&mut Context::from_waker(&waker));
+        assert!(looked.is_pending());
+        (clone, who)
+    });
+    assert_eq!(place.accept().text(), "1");
+    for (clone, who) in waiting {
+        eventually("it is woken", || who.0.load(Ordering::SeqCst));
+        assert_eq!(clone.fate(), Some(Fate::Handed));
+        assert_eq!(within(clone), Fate::Handed);
+    }
+    assert_eq!(within(receipt), Fate::Handed);
 }

@@ -322,7 +322,9 @@ impl<H: Callbacks> Builder<H> {
         H: Send,
     {
         let (client, mut driver) = self.build()?;
-        driver.first = Some(Box::pin(driver.course.dial.run()).await?);
+        let dialed = Box::pin(driver.course.dial.run()).await?;
+        driver.shared.opened(&dialed.connected);
+        driver.first = Some(dialed);
         driver.spawn()?;
         Ok(client)
     }

@@ -12,7 +12,7 @@ use super::dial::{Dial, Dialed};
 use super::ended::{Disconnected, Ended};
 use super::error::ConnectError;
 use super::link::{Limits, Link};
-use super::shared::{Connected, Happened, Shared};
+use super::shared::{Happened, Shared};
 
 /// Everything that one attempt needs.
 pub(super) struct Course {
@@ -21,7 +21,7 @@ pub(super) struct Course {
     pub(super) reconnect: Reconnect,
 }
 
-/// Runs a client until it has ended. `first` is a connection that has been made already.
+/// Runs a client until it has ended. `first` is a connection that has been made, and said to be open.
 pub(super) async fn drive(shared: Arc<Shared>, course: Course, first: Option<Dialed>) {
     let ended = serve(&shared, &course, first).await;
     log::debug!("client of {}: {ended}", course.dial.target());
@@ -37,7 +37,12 @@ async fn serve(shared: &Shared, course: &Course, mut first: Option<Dialed>) -> E
             match first.take() {
                 Some(dialed) => Ok(dialed),
                 // On the heap, and freed with the attempt.
-                None => Box::pin(course.dial.run()).await,
+                None => {
+                    let mut dialed = Box::pin(course.dial.run()).await?;
+                    dialed.connected.failures = failures;
+                    shared.opened(&dialed.connected);
+                    Ok(dialed)
+                }
             }
         };
         let parting = async {
@@ -48,7 +53,8 @@ async fn serve(shared: &Shared, course: &Course, mut first: Option<Dialed>) -> E
         let wait = match future::or(async { Some(attempt.await) }, parting).await {
             None => return Ended::Requested(None),
             Some(Ok(dialed)) => {
-                let ended = connection(shared, course, dialed, std::mem::take(&mut failures)).await;
+                let ended = connection(shared, course, dialed).await;
+                failures = 0;
                 if shared.goodbye().is_some() {
                     return Ended::Requested(Some(ended));
                 }
@@ -99,15 +105,8 @@ fn failed(course: &Course, row: &mut Row, error: &ConnectError) -> Option<Durati
     row.next(&course.reconnect, &reason, random())
 }
 
-async fn connection(
-    shared: &Shared,
-    course: &Course,
-    dialed: Dialed,
-    failures: u32,
-) -> Disconnected {
-    let Dialed { stream, rest, subprotocol, headers, peer } = dialed;
-    let connected = Connected { subprotocol, headers, peer, attempts: failures };
-    shared.opened(&connected);
+async fn connection(shared: &Shared, course: &Course, dialed: Dialed) -> Disconnected {
+    let Dialed { stream, rest, connected } = dialed;
     shared.tell(Happened::Connected(connected));
     let ended = Link::new(shared, stream, rest, course.limits).run().await;
     shared.lost();

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use event_listener::Event;
+use event_listener::{Event, EventListener};
 
 use crate::message::{Message, Text};
 
@@ -65,15 +65,15 @@ pub struct Accounts {
 
 /// The slot in which the fate of one message is left.
 #[derive(Default)]
-struct Slot(Mutex<(Option<Fate>, Option<Waker>)>);
+struct Slot {
+    fate: Mutex<Option<Fate>>,
+    settled: Event,
+}
 
 impl Slot {
     fn settle(&self, fate: Fate) {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.0 = Some(fate);
-        if let Some(waker) = slot.1.take() {
-            waker.wake();
-        }
+        *self.fate.lock().unwrap_or_else(PoisonError::into_inner) = Some(fate);
+        self.settled.notify(usize::MAX);
     }
 }
 
@@ -82,29 +82,44 @@ impl Slot {
 /// # Cancel safety
 ///
 /// Dropping it changes nothing for the message.
-pub struct Receipt(Arc<Slot>);
+pub struct Receipt {
+    slot: Arc<Slot>,
+    /// While it waits: each clone has its own.
+    settled: Option<EventListener>,
+}
 
 impl Receipt {
     /// What is known by now.
     #[must_use]
     pub fn fate(&self) -> Option<Fate> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        *self.slot.fate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clone for Receipt {
+    fn clone(&self) -> Self {
+        Self { slot: Arc::clone(&self.slot), settled: None }
     }
 }
 
 impl Future for Receipt {
     type Output = Fate;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fate> {
-        let mut slot = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match slot.0 {
-            Some(fate) => Poll::Ready(fate),
-            None => {
-                match &mut slot.1 {
-                    Some(waker) => waker.clone_from(cx.waker()),
-                    none => *none = Some(cx.waker().clone()),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Fate> {
+        loop {
+            if let Some(fate) = self.fate() {
+                self.settled = None;
+                return Poll::Ready(fate);
+            }
+            match &mut self.settled {
+                Some(settled) => {
+                    if Pin::new(settled).poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    self.settled = None;
                 }
-                Poll::Pending
+                // The fate is looked at again behind this.
+                None => self.settled = Some(self.slot.settled.listen()),
             }
         }
     }
@@ -131,7 +146,10 @@ impl Entry {
     /// The same, and where to hear of its fate.
     pub(super) fn with_receipt(message: Message) -> (Self, Receipt) {
         let slot = Arc::new(Slot::default());
-        (Self { message, key: None, slot: Some(Arc::clone(&slot)) }, Receipt(slot))
+        (
+            Self { message, key: None, slot: Some(Arc::clone(&slot)) },
+            Receipt { slot, settled: None },
+        )
     }
 
     fn settle(self, fate: Fate) {
@@ -274,7 +292,7 @@ impl Queue {
     }
 
     /// Hears of what comes next. Made before [`take`](Self::take).
-    pub(super) fn listen(&self) -> event_listener::EventListener {
+    pub(super) fn listen(&self) -> EventListener {
         self.filled.listen()
     }
 

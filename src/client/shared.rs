@@ -36,7 +36,7 @@ pub struct Connected {
     pub(super) subprotocol: Option<String>,
     pub(super) headers: ::http::HeaderMap,
     pub(super) peer: std::net::SocketAddr,
-    pub(super) attempts: u32,
+    pub(super) failures: u32,
 }
 
 impl Connected {
@@ -61,7 +61,7 @@ impl Connected {
     /// How many attempts have failed since the last connection.
     #[must_use]
     pub fn failures(&self) -> u32 {
-        self.attempts
+        self.failures
     }
 }
 

@@ -50,9 +50,9 @@ impl Target {
         let path = match uri.path_and_query() {
             Some(path) if path.as_str().starts_with('/') => path.clone(),
             // `ws://host?query`
-            Some(path) => {
-                format!("/{path}").parse().map_err(|error| wrong(url, &format!("{error}")))?
-            }
+            Some(path) => format!("/{}", path.as_str())
+                .parse()
+                .map_err(|error| wrong(url, &format!("{error}")))?,
             None => PathAndQuery::from_static("/"),
         };
         Ok(Self { tls, host, port, authority: shown.to_owned(), credentials, path })
@@ -149,7 +149,7 @@ mod tests {
         for (url, why) in [
             ("", "empty"),
             ("a:9001", "begin with ws://"),
-            ("//a", "invalid"),
+            ("//a", "begin with ws://"),
             ("http://a/", "write ws://"),
             ("https://a/", "write wss://"),
             ("ftp://a/", "begin with ws://"),

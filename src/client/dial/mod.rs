@@ -15,6 +15,7 @@ use smol::net::TcpStream;
 pub(super) use proxy::{Proxy, basic};
 
 use super::error::{ConnectError, Phase};
+use super::shared::Connected;
 use super::stream::Stream;
 use super::target::Target;
 use crate::transport::{Deadline, DeadlineExceeded};
@@ -35,9 +36,7 @@ pub(super) struct Dialed {
     pub(super) stream: Stream,
     /// What came behind the server's 101.
     pub(super) rest: Vec<u8>,
-    pub(super) subprotocol: Option<String>,
-    pub(super) headers: HeaderMap,
-    pub(super) peer: SocketAddr,
+    pub(super) connected: Connected,
 }
 
 /// How far an attempt has come: what is said of it when its deadline comes.
@@ -94,7 +93,11 @@ impl Dial {
             upgrade::Problem::Ended(source) => self.ended_late(source, progress),
         })?;
         let upgrade::Head { headers, subprotocol } = head;
-        Ok(Dialed { stream, rest, subprotocol, headers, peer })
+        Ok(Dialed {
+            stream,
+            rest,
+            connected: Connected { subprotocol, headers, peer, failures: 0 },
+        })
     }
 
     #[cfg(feature = "tls")]
