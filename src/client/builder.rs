@@ -38,6 +38,9 @@ const OWN: [&str; 7] = [
     "sec-websocket-extensions",
 ];
 
+/// No clock names the moment that is `Duration::MAX` away. This many years are as good.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
 /// Makes a [`Client`].
 ///
 /// Every wait has a deadline and every buffer has a bound, also where nothing is set.
@@ -376,10 +379,10 @@ impl<H: Callbacks> Builder<H> {
             tls,
         };
         let limits = Limits {
-            ping: self.ping,
-            pong: self.pong,
-            write_stall: self.write_stall,
-            close: self.close,
+            ping: self.ping.map(|it| it.min(FOREVER)),
+            pong: self.pong.min(FOREVER),
+            write_stall: self.write_stall.min(FOREVER),
+            close: self.close.min(FOREVER),
             message_bytes: self.message_bytes,
         };
         let queue = Queue::new(self.queue);
