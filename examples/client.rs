@@ -12,7 +12,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use coracle::client::{Client, ClientTls, Connected, Disconnected, Ended, Reconnect};
+use coracle::client::{Client, ClientTls, Connected, Disconnected, Reconnect};
 use coracle::config::Identity;
 use coracle::{BoxError, CloseCode, Message};
 use smol::Unblock;
@@ -58,7 +58,6 @@ fn run() -> Result<(), BoxError> {
             Message::Binary(bytes) => println!("({} bytes)", bytes.len()),
         })
         .on_disconnect(async |_: &Client, ended: &Disconnected| eprintln!("{ended}"))
-        .on_give_up(async |_: &Client, ended: &Ended| eprintln!("{ended}"))
         .connect();
     smol::block_on(async {
         let client = connecting.await?;
@@ -72,12 +71,9 @@ fn run() -> Result<(), BoxError> {
                 client.send(line.trim_end_matches(['\r', '\n'])).await?;
             }
         };
-        let ended = async {
-            let ended = client.ended().await;
-            Err(ended.to_string().into())
-        };
+        let ended = async { Err(client.ended().await.to_string().into()) };
         smol::future::or(typed, ended).await?;
-        client.close(CloseCode::NORMAL, "").await;
+        eprintln!("{}", client.close(CloseCode::NORMAL, "").await);
         Ok(())
     })
 }

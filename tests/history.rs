@@ -4,13 +4,14 @@
 mod lasting;
 mod support;
 
+use std::future::ready;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use coracle::history::{
-    Bounds, Boxed, Closing, Epoch, Memory, Opening, Portion, PublishError, Receipt, ResumeError,
-    Since, Store, StoreError, StoreErrorKind,
+    Bounds, Boxed, Closing, Entry, Epoch, HistoryStats, Memory, Opening, Portion, PublishError,
+    Receipt, ResumeError, Since, Store, StoreError, StoreErrorKind,
 };
 use coracle::{Message, Server, Session, SlowPeer};
 use lasting::*;
@@ -328,6 +329,12 @@ fn a_memory_goes_on_with_its_ids_under_the_next_server_and_not_under_two() {
 }
 
 #[test]
+fn a_forgotten_room_goes_on_from_where_its_clients_were_told() {
+    let memory = Arc::new(Memory::new());
+    a_forgotten_room_stays_where_it_was_said_to_be(|| Arc::clone(&memory));
+}
+
+#[test]
 fn publishing_from_where_a_message_is_made_is_an_error_and_no_deadlock() {
     let server = start(serving(Memory::new()));
     let history = server.handle.history().unwrap();
@@ -397,7 +404,7 @@ struct Moody {
     fails: AtomicBool,
     /// Appends are not answered.
     hangs: AtomicBool,
-    waiting: Mutex<Vec<(coracle::history::Entry, Receipt)>>,
+    waiting: Mutex<Vec<(Entry, Receipt)>>,
     asked: AtomicUsize,
     /// It has been asked to close.
     closing: AtomicBool,
@@ -416,7 +423,7 @@ impl Store for Moody {
         self.inner.open(rooms)
     }
 
-    fn append(&self, entry: coracle::history::Entry, receipt: Receipt) {
+    fn append(&self, entry: Entry, receipt: Receipt) {
         if self.hangs.load(Ordering::SeqCst) {
             return self.waiting.lock().unwrap().push((entry, receipt));
         }
@@ -546,9 +553,110 @@ fn a_stop_waits_for_the_store_no_longer_than_it_may_and_says_what_was_lost() {
     let published = within(history.publish("quay", |id| format!("{id}"))).unwrap();
     let report = server.finish();
     assert_eq!((report.history_flushed, report.history_lost), (0, 1));
-    moody.waiting.lock().unwrap().clear();
-    let dropped = within(published.stored).unwrap_err();
-    assert!(dropped.to_string().contains("dropped"), "{dropped}");
+    // It ends although the store has still not said anything.
+    let lost = within(published.stored).unwrap_err();
+    assert_eq!(lost.kind(), StoreErrorKind::Closed);
+    let counted = |stats: HistoryStats| (stats.appended, stats.failed, stats.pending_messages);
+    assert_eq!(counted(history.stats()), (0, 1, 0));
+    // What it says now changes nothing any more.
+    moody.answer();
+    assert_eq!(counted(history.stats()), (0, 1, 0));
+}
+
+// A thread confirms one message after the other while the history is closed: whatever it has come to in that
+// moment, none of them is lost.
+#[test]
+fn what_is_confirmed_while_the_history_is_closed_is_not_counted_as_lost() {
+    /// Answers on a thread, from the moment it is told to.
+    struct Distant {
+        memory: Memory,
+        moody: Arc<Moody>,
+        thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    }
+
+    impl Store for Distant {
+        fn open(&self, rooms: usize) -> Result<Opening, StoreError> {
+            self.memory.open(rooms)
+        }
+
+        fn append(&self, entry: Entry, receipt: Receipt) {
+            self.moody.waiting.lock().unwrap().push((entry, receipt));
+        }
+
+        fn before<'a>(
+            &'a self,
+            _: &'a str,
+            _: u64,
+            _: Bounds,
+        ) -> Boxed<'a, Result<Portion, StoreError>> {
+            Box::pin(ready(Ok(Portion::default())))
+        }
+
+        fn after<'a>(
+            &'a self,
+            _: &'a str,
+            _: u64,
+            _: u64,
+            _: Bounds,
+        ) -> Boxed<'a, Result<Portion, StoreError>> {
+            Box::pin(ready(Ok(Portion::default())))
+        }
+
+        fn flush(&self) -> Boxed<'_, Result<(), StoreError>> {
+            Box::pin(ready(Ok(())))
+        }
+
+        fn close(&self, _: Closing) -> Boxed<'_, Result<(), StoreError>> {
+            let thread = self.thread.lock().unwrap().take();
+            thread.unwrap().join().unwrap();
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    for _ in 0..40 {
+        let moody = Arc::new(Moody::default());
+        let (go, gone) = mpsc::channel();
+        let answering = Arc::clone(&moody);
+        let thread = std::thread::spawn(move || {
+            gone.recv().unwrap();
+            let waiting = std::mem::take(&mut *answering.waiting.lock().unwrap());
+            waiting.into_iter().for_each(|(_, receipt)| receipt.kept());
+        });
+        let (memory, thread) = (Memory::new(), Mutex::new(Some(thread)));
+        let server = start(serving(Distant { memory, moody, thread }));
+        let history = server.handle.history().unwrap();
+        for _ in 0..10_000 {
+            within(history.publish("quay", |_| "news")).unwrap();
+        }
+        server.handle.request_stop();
+        go.send(()).unwrap();
+        let report = server.finish();
+        assert_eq!(report.history_lost, 0, "{report:?}");
+        assert_eq!(history.stats().appended, 10_000);
+    }
+}
+
+// What the store has not confirmed counts as well, and what it has fills up only what is left.
+#[test]
+fn who_gets_the_newest_gets_no_more_than_the_limit_however_much_is_not_confirmed() {
+    let moody = Arc::new(Moody::default());
+    let server = start(serving(Arc::clone(&moody)).configure(|config| {
+        config.history.replay_messages = 5;
+    }));
+    let history = server.handle.history().unwrap();
+    publish(&history, "quay", 1..=10);
+    moody.hangs.store(true, Ordering::SeqCst);
+    for (waiting, last) in [(3, 13), (5, 18)] {
+        publish(&history, "quay", last - waiting + 1..=last);
+        let mut client = server.client();
+        client.send_frame(TEXT, b"join quay - 0");
+        assert_eq!(ids(&client.texts(5)), (last - 4..=last).collect::<Vec<_>>());
+        assert_eq!(client.expect_text(), format!("joined lost 5 {last}"));
+        client.goodbye();
+    }
+    moody.hangs.store(false, Ordering::SeqCst);
+    moody.answer();
+    server.finish();
 }
 
 #[test]

@@ -415,3 +415,10 @@ fn after_an_end_that_was_not_clean_the_ids_of_all_rooms_leap() {
     assert_eq!(within(history.list("quay", None, 10)).unwrap().entries.len(), 1);
     server.finish();
 }
+
+#[test]
+fn a_forgotten_room_goes_on_from_where_its_clients_were_told() {
+    let scratch = Scratch::new("history");
+    let path = scratch.path("history.db");
+    a_forgotten_room_stays_where_it_was_said_to_be(|| open(&path));
+}

@@ -181,7 +181,8 @@ impl Client {
         .await
     }
 
-    /// Waits until the client has ended for good, and says why.
+    /// Waits until the client has ended for good, and says why. The callbacks that are about the end may still be
+    /// running then.
     ///
     /// # Cancel safety
     ///

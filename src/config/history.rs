@@ -14,7 +14,8 @@ pub struct History {
     /// Messages that may wait for the store. Default 16 384. Beyond it messages are published and not kept.
     pub pending_messages: usize,
     /// The same in bytes, each with its room's name and 128 bytes more than its payload. Default 16 MiB. While
-    /// sessions join with a replay, as much again may be held for them.
+    /// sessions join with a replay, as much again may be held for them, and as much may be in the pages that are
+    /// read for them, of which there may be one in any case.
     pub pending_bytes: usize,
     /// Messages that one question returns, at most. Default 256.
     pub page_messages: usize,

@@ -3,16 +3,18 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use smol::lock::{Semaphore, SemaphoreGuard};
+
 use super::errors::StoreError;
 use super::handle::HistoryStats;
 use super::hook::{HistoryErrorHook, LostAppend};
-use super::ledger::{Ledger, lock};
+use super::ledger::{GivenUp, Ledger, lock};
+use super::receipt::Slot;
 use super::store::Store;
 use super::value::{Bounds, Epoch};
 use crate::config;
@@ -30,11 +32,10 @@ pub(crate) struct Book {
     bounds: Bounds,
     /// The most that one session is sent when it joins a room.
     pub(super) replay_messages: usize,
+    /// So many pages may be in memory, or be read, for those who join.
+    pages: Semaphore,
     pending: Bounds,
-    pending_messages: AtomicUsize,
-    pending_bytes: AtomicUsize,
-    appended: AtomicU64,
-    failed: AtomicU64,
+    numbers: Mutex<Numbers>,
     last_error: Mutex<Option<StoreError>>,
     /// When a failure may be logged next, and how many have not been.
     silence: Mutex<(Time, u64)>,
@@ -42,6 +43,16 @@ pub(crate) struct Book {
     /// Whether it is closed. Whoever publishes holds it open.
     gate: RwLock<bool>,
     clock: Clock,
+}
+
+/// What waits for the store, and what has become of what did. Under one lock, so that each entry is in exactly one of
+/// them at any moment: what is counted at the end is right whatever the store says at that time.
+#[derive(Clone, Copy, Default)]
+struct Numbers {
+    pending_messages: usize,
+    pending_bytes: usize,
+    appended: u64,
+    failed: u64,
 }
 
 /// What became of history at the end.
@@ -69,11 +80,11 @@ impl Book {
             epoch,
             bounds: Bounds::new(config.page_messages, config.page_bytes),
             replay_messages: config.replay_messages,
+            // Together they are at most what may wait for the store (some messages may be larger than a page): by
+            // default 64, far more than one thread that reads keeps busy.
+            pages: Semaphore::new((config.pending_bytes / config.page_bytes.max(1)).max(1)),
             pending: Bounds::new(config.pending_messages, config.pending_bytes),
-            pending_messages: AtomicUsize::new(0),
-            pending_bytes: AtomicUsize::new(0),
-            appended: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
+            numbers: Mutex::default(),
             last_error: Mutex::default(),
             silence: Mutex::new((clock.precise(), 0)),
             hook: config.on_error.clone(),
@@ -87,6 +98,11 @@ impl Book {
         Bounds::new(messages.min(self.bounds.messages), self.bounds.bytes)
     }
 
+    /// As long as one has this it may have a page in memory. Nobody keeps it who waits for a peer.
+    pub(super) async fn page(&self) -> SemaphoreGuard<'_> {
+        self.pages.acquire().await
+    }
+
     /// Until this is dropped the history is not closed. `None`: it is.
     pub(super) fn enter(&self) -> Option<RwLockReadGuard<'_, bool>> {
         let gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
@@ -95,37 +111,47 @@ impl Book {
 
     /// Whether one more entry may wait for the store. If so it does.
     pub(super) fn admit(&self, weight: usize) -> bool {
-        let Bounds { messages, bytes, .. } = self.pending;
-        let more = |add: usize, most: usize| {
-            // The first is taken however large it is.
-            move |now: usize| (now == 0 || now.saturating_add(add) <= most).then_some(now + add)
-        };
-        let (order, load) = (Ordering::AcqRel, Ordering::Acquire);
-        if self.pending_messages.fetch_update(order, load, more(1, messages)).is_err() {
-            return false;
-        }
-        let admitted = self.pending_bytes.fetch_update(order, load, more(weight, bytes)).is_ok();
-        if !admitted {
-            self.pending_messages.fetch_sub(1, Ordering::AcqRel);
+        let mut numbers = lock(&self.numbers);
+        let (messages, bytes) = (numbers.pending_messages, numbers.pending_bytes);
+        // The first is taken however large it is.
+        let admitted = messages == 0
+            || (messages < self.pending.messages
+                && bytes.saturating_add(weight) <= self.pending.bytes);
+        if admitted {
+            (numbers.pending_messages, numbers.pending_bytes) = (messages + 1, bytes + weight);
         }
         admitted
     }
 
-    /// An entry does not wait any more.
-    pub(super) fn release(&self, weight: usize) {
-        self.pending_messages.fetch_sub(1, Ordering::AcqRel);
-        self.pending_bytes.fetch_sub(weight, Ordering::AcqRel);
+    /// An entry that waited is kept.
+    pub(super) fn kept(&self, weight: usize) {
+        let mut numbers = lock(&self.numbers);
+        numbers.pending_messages -= 1;
+        numbers.pending_bytes -= weight;
+        numbers.appended += 1;
     }
 
-    pub(super) fn kept(&self, weight: usize) {
-        self.appended.fetch_add(1, Ordering::AcqRel);
-        self.release(weight);
+    /// An entry that waited is lost.
+    pub(super) fn lost(&self, room: &str, id: u64, weight: usize, slot: &Slot, error: StoreError) {
+        {
+            let mut numbers = lock(&self.numbers);
+            numbers.pending_messages -= 1;
+            numbers.pending_bytes -= weight;
+            numbers.failed += 1;
+        }
+        self.tell(room, id, &error);
+        slot.set(Err(error));
+    }
+
+    /// An entry is lost that could not even wait.
+    pub(super) fn refused(&self, room: &str, id: u64, error: &StoreError) {
+        lock(&self.numbers).failed += 1;
+        self.tell(room, id, error);
     }
 
     /// Tells everybody who wants to know that an entry is lost. Not under a lock that publishing takes, unless
     /// the store fails while it is given the entry.
-    pub(super) fn failed(&self, room: &str, id: u64, error: &StoreError) {
-        self.failed.fetch_add(1, Ordering::AcqRel);
+    fn tell(&self, room: &str, id: u64, error: &StoreError) {
         *lock(&self.last_error) = Some(error.clone());
         let now = self.clock.precise();
         let silent = {
@@ -149,11 +175,12 @@ impl Book {
 
     pub(super) fn stats(&self) -> HistoryStats {
         let store = self.store.stats();
+        let Numbers { pending_messages, pending_bytes, appended, failed } = *lock(&self.numbers);
         HistoryStats {
-            appended: self.appended.load(Ordering::Acquire),
-            failed: self.failed.load(Ordering::Acquire),
-            pending_messages: self.pending_messages.load(Ordering::Acquire),
-            pending_bytes: self.pending_bytes.load(Ordering::Acquire),
+            appended,
+            failed,
+            pending_messages,
+            pending_bytes,
             rooms: self.ledger.rooms(),
             commits: store.commits,
             trimmed: store.trimmed,
@@ -172,9 +199,8 @@ impl Book {
                 return Flushed::default();
             }
         }
-        // In this order, so that what is confirmed in between is counted with neither.
-        let waiting = self.pending_messages.load(Ordering::Acquire);
-        let before = self.appended.load(Ordering::Acquire);
+        // From here on nothing is added to what waits, so all that is kept from here on is of it.
+        let Numbers { pending_messages: waiting, appended: before, .. } = *lock(&self.numbers);
         let closing = self.ledger.closing();
         // It may be the application's, and this runs while a worker ends.
         let closed = catch_unwind(AssertUnwindSafe(|| {
@@ -186,7 +212,11 @@ impl Book {
             Ok(None) => log::error!("history: not closed in time: what waits is lost"),
             Err(_) => log::error!("history: the store panicked when it was closed"),
         }
-        let kept = self.appended.load(Ordering::Acquire).saturating_sub(before);
+        // Whoever waits to hear of it does not wait for ever, and the store says nothing any more that counts.
+        for GivenUp { room, id, weight, slot } in self.ledger.give_up() {
+            self.lost(&room, id, weight, &slot, StoreError::unanswered());
+        }
+        let kept = lock(&self.numbers).appended - before;
         let kept = usize::try_from(kept).unwrap_or(usize::MAX).min(waiting);
         Flushed { kept, lost: waiting - kept }
     }

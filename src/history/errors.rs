@@ -55,6 +55,13 @@ impl StoreError {
         Self::new(StoreErrorKind::Closed, "the history has been closed: its server has ended")
     }
 
+    pub(super) fn unanswered() -> Self {
+        Self::new(
+            StoreErrorKind::Closed,
+            "the history has been closed, and its store has not said whether it is kept",
+        )
+    }
+
     pub(super) fn queue_full() -> Self {
         Self::new(
             StoreErrorKind::QueueFull,

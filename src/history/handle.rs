@@ -59,7 +59,7 @@ impl History {
     /// is none.
     #[must_use]
     pub fn last_id(&self, room: &str) -> u64 {
-        self.book.ledger.snapshot(room, 0).last
+        self.book.ledger.last(room)
     }
 
     /// Waits until everything that has been published so far is kept, or is not.

@@ -6,8 +6,10 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::store::{Closing, Opening};
-use super::value::Entry;
+use super::held::Held;
+use super::receipt::Slot;
+use super::store::{Closing, Opening, Portion};
+use super::value::{Bounds, Entry};
 use crate::message::Text;
 
 /// The rooms are behind so many locks, so that workers rarely meet.
@@ -27,15 +29,13 @@ pub(super) struct Ledger {
     count: AtomicUsize,
     most: usize,
     floor: AtomicU64,
+    /// A line was forgotten, or the store may not have named all: so somebody may be told that a room has come up
+    /// to the floor of which the store knows a lower id.
+    forgetful: AtomicBool,
     /// A line was forgotten of which the store may not know the last id.
     tainted: AtomicBool,
-    /// What lines hold on to after the store has it, in bytes, and how much that may be.
+    /// What lines hold on to after the store has it.
     held: Arc<Held>,
-}
-
-pub(super) struct Held {
-    bytes: AtomicUsize,
-    most: usize,
 }
 
 /// One room's ids.
@@ -57,6 +57,8 @@ struct Tail {
     retired: bool,
     /// What the store has not confirmed, and what somebody wants held, by their ids.
     items: VecDeque<Item>,
+    /// What of them the store has, in bytes.
+    held: usize,
     /// Each has a number, and wants what is above an id.
     holds: Vec<(u64, u64)>,
     next_hold: u64,
@@ -64,8 +66,16 @@ struct Tail {
 
 struct Item {
     entry: Entry,
-    /// The store has it.
-    kept: bool,
+    /// Where it is said what has become of it. `None`: the store has it.
+    waiting: Option<Arc<Slot>>,
+}
+
+/// An entry that nobody will answer for any more.
+pub(super) struct GivenUp {
+    pub(super) room: Text,
+    pub(super) id: u64,
+    pub(super) weight: usize,
+    pub(super) slot: Arc<Slot>,
 }
 
 /// What is known of a room at a moment: what is not in `recent` the store has, or nobody.
@@ -73,7 +83,8 @@ pub(super) struct Snapshot {
     pub(super) last: u64,
     /// Everything up to here is the store's to answer.
     pub(super) base: u64,
-    pub(super) recent: Vec<Entry>,
+    /// As much as was asked for.
+    pub(super) recent: Portion,
 }
 
 impl Ledger {
@@ -84,8 +95,9 @@ impl Ledger {
             count: AtomicUsize::new(0),
             most,
             floor: AtomicU64::new(opening.floor),
+            forgetful: AtomicBool::new(opening.heads.len() >= most),
             tainted: AtomicBool::new(false),
-            held: Arc::new(Held { bytes: AtomicUsize::new(0), most: held_bytes }),
+            held: Arc::new(Held::new(held_bytes)),
         };
         for (at, (room, last)) in opening.heads.into_iter().enumerate() {
             if at >= most {
@@ -152,6 +164,7 @@ impl Ledger {
             };
             // Before the room can get another line, which is made under this shard's lock.
             self.floor.fetch_max(last, Ordering::SeqCst);
+            self.forgetful.store(true, Ordering::SeqCst);
             if !known {
                 self.tainted.store(true, Ordering::SeqCst);
             }
@@ -160,15 +173,37 @@ impl Ledger {
         }
     }
 
-    /// What is known of a room now, with at most so many of its recent entries, the latest.
-    pub(super) fn snapshot(&self, room: &str, before: u64) -> Snapshot {
-        match self.find(room) {
-            Some(line) => line.snapshot(before),
-            None => {
-                let last = self.floor.load(Ordering::SeqCst);
-                Snapshot { last, base: last, recent: Vec::new() }
-            }
-        }
+    /// The last id of a room.
+    pub(super) fn last(&self, room: &str) -> u64 {
+        let last = |line: &Arc<Line>| lock(&line.tail).last;
+        self.find(room).as_ref().map_or_else(|| self.floor.load(Ordering::SeqCst), last)
+    }
+
+    /// What is known of a room now, with the latest of its recent entries that have smaller ids than `before`, the
+    /// newest first.
+    pub(super) fn older(&self, room: &str, before: u64, bounds: &mut Bounds) -> Snapshot {
+        self.snapshot(room, |tail| {
+            let end = tail.items.partition_point(|item| item.entry.id < before);
+            Portion::collect(tail.items.range(..end).rev().map(|it| it.entry.clone()), bounds)
+        })
+    }
+
+    /// The same with the first of its recent entries that have larger ids than `after`, the oldest first.
+    pub(super) fn newer(&self, room: &str, after: u64, bounds: Bounds) -> Snapshot {
+        self.snapshot(room, |tail| {
+            let start = tail.items.partition_point(|item| item.entry.id <= after);
+            Portion::of(tail.items.range(start..).map(|it| it.entry.clone()), bounds)
+        })
+    }
+
+    /// `read` is under the lock that publishing takes: it must not go through everything that waits.
+    fn snapshot(&self, room: &str, read: impl FnOnce(&Tail) -> Portion) -> Snapshot {
+        let Some(line) = self.find(room) else {
+            let last = self.floor.load(Ordering::SeqCst);
+            return Snapshot { last, base: last, recent: Portion::default() };
+        };
+        let tail = lock(&line.tail);
+        Snapshot { last: tail.last, base: tail.base(), recent: read(&tail) }
     }
 
     /// For the end, when nobody publishes any more.
@@ -177,13 +212,25 @@ impl Ledger {
         for shard in &self.shards {
             for (room, line) in &*lock(shard) {
                 let tail = lock(&line.tail);
-                if tail.is_last_lost() || tail.items.iter().any(|item| !item.kept) {
+                if tail.is_last_lost() || tail.items.iter().any(|item| !item.is_kept()) {
                     heads.push((room.clone(), tail.last));
                 }
             }
         }
         let floor = self.floor.load(Ordering::SeqCst);
-        Closing { floor, heads, complete: !self.tainted.load(Ordering::SeqCst) }
+        let least = if self.forgetful.load(Ordering::SeqCst) { floor } else { 0 };
+        Closing { floor, least, heads, complete: !self.tainted.load(Ordering::SeqCst) }
+    }
+
+    /// Takes out what the store has not answered for. If it does so later, that is not heard.
+    pub(super) fn give_up(&self) -> Vec<GivenUp> {
+        let mut given_up = Vec::new();
+        for shard in &self.shards {
+            for line in lock(shard).values() {
+                line.give_up(&mut given_up);
+            }
+        }
+        given_up
     }
 }
 
@@ -204,67 +251,95 @@ impl Line {
         (!tail.retired).then_some(tail.last)
     }
 
-    /// Gives the next id, which is this entry's. `admitted`: it is going to the store, too.
-    pub(super) fn push(&self, entry: Entry, admitted: bool) {
+    /// Gives the next id, which is this entry's. `waiting`: it is going to the store, too, and what becomes of it is
+    /// said there.
+    pub(super) fn push(&self, entry: Entry, waiting: Option<Arc<Slot>>) {
         self.touched.store(entry.at, Ordering::Relaxed);
         let mut tail = lock(&self.tail);
         tail.last = entry.id;
-        match admitted {
-            true => tail.items.push_back(Item { entry, kept: false }),
-            false => tail.failed = entry.id,
+        match waiting {
+            Some(_) => tail.items.push_back(Item { entry, waiting }),
+            None => tail.failed = entry.id,
         }
     }
 
-    /// The store has confirmed an entry.
-    pub(super) fn kept(&self, id: u64) {
-        let mut tail = lock(&self.tail);
-        let Some(at) = tail.find(id) else { return };
-        let item = &mut tail.items[at];
-        item.kept = true;
-        let weight = item.entry.weight();
-        let held = self.held.bytes.fetch_add(weight, Ordering::Relaxed).saturating_add(weight);
-        self.let_go(&mut tail);
-        if held > self.held.most {
-            // Those who wanted it will notice.
-            tail.holds.clear();
-            self.let_go_of_all(&mut tail);
+    /// The store has confirmed an entry. False if it is too late for that.
+    #[must_use]
+    pub(super) fn kept(self: &Arc<Self>, id: u64) -> bool {
+        let holds = {
+            let mut tail = lock(&self.tail);
+            let Some(at) = tail.find_waiting(id) else { return false };
+            let item = &mut tail.items[at];
+            item.waiting = None;
+            let (before, weight) = (tail.held, tail.items[at].entry.weight());
+            tail.held += weight;
+            self.let_go(&mut tail, before);
+            tail.held > before
+        };
+        // What goes at once is not held: who holds nothing more than before is not to blame.
+        if holds {
+            while let Some(line) = self.held.excess() {
+                line.let_go_of_all();
+            }
         }
+        true
     }
 
-    /// The store does not have an entry, and will not.
-    pub(super) fn failed(&self, id: u64) {
+    /// The store does not have an entry, and will not. False if that has been said already.
+    #[must_use]
+    pub(super) fn failed(self: &Arc<Self>, id: u64) -> bool {
         let mut tail = lock(&self.tail);
+        let Some(at) = tail.find_waiting(id) else { return false };
         tail.failed = tail.failed.max(id);
-        if let Some(at) = tail.find(id) {
-            _ = tail.items.remove(at);
-        }
-        self.let_go(&mut tail);
+        _ = tail.items.remove(at);
+        let before = tail.held;
+        self.let_go(&mut tail, before);
+        true
     }
 
-    /// Drops what the store has, up to the first entry that it has not confirmed or that somebody wants.
-    fn let_go(&self, tail: &mut Tail) {
+    /// Drops what the store has, up to the first entry that it has not confirmed or that somebody wants, and says
+    /// what is held now, if it is not what it was before.
+    fn let_go(self: &Arc<Self>, tail: &mut Tail, before: usize) {
         let wanted = tail.holds.iter().map(|(_, above)| *above).min().unwrap_or(u64::MAX);
         while let Some(item) = tail.items.front() {
-            if !item.kept || item.entry.id > wanted {
+            if !item.is_kept() || item.entry.id > wanted {
                 break;
             }
-            self.held.bytes.fetch_sub(item.entry.weight(), Ordering::Relaxed);
+            tail.held -= item.entry.weight();
             tail.items.pop_front();
         }
         if tail.items.is_empty() {
             // There may be many rooms that are silent for long.
             tail.items = VecDeque::new();
         }
+        if tail.held != before {
+            self.held.set(self, tail.held);
+        }
     }
 
-    fn let_go_of_all(&self, tail: &mut Tail) {
-        tail.items.retain(|item| {
-            if item.kept {
-                self.held.bytes.fetch_sub(item.entry.weight(), Ordering::Relaxed);
-            }
-            !item.kept
-        });
+    /// Those who wanted it will notice.
+    fn let_go_of_all(self: &Arc<Self>) {
+        let mut tail = lock(&self.tail);
+        tail.holds.clear();
+        tail.items.retain(|item| !item.is_kept());
         tail.items.shrink_to_fit();
+        tail.held = 0;
+        self.held.set(self, 0);
+    }
+
+    fn give_up(self: &Arc<Self>, given_up: &mut Vec<GivenUp>) {
+        let mut tail = lock(&self.tail);
+        let mut failed = tail.failed;
+        tail.items.retain_mut(|Item { entry, waiting }| {
+            let Some(slot) = waiting.take() else { return true };
+            failed = failed.max(entry.id);
+            let (room, id, weight) = (entry.room.clone(), entry.id, entry.weight());
+            given_up.push(GivenUp { room, id, weight, slot });
+            false
+        });
+        tail.failed = failed;
+        let before = tail.held;
+        self.let_go(&mut tail, before);
     }
 
     /// The last id, and whether the store knows of it, if nobody needs this line. It is of no use then.
@@ -282,14 +357,6 @@ impl Line {
         Some((tail.last, !tail.is_last_lost()))
     }
 
-    fn snapshot(&self, before: u64) -> Snapshot {
-        let tail = lock(&self.tail);
-        let base = tail.base();
-        let recent = tail.items.iter().map(|item| &item.entry);
-        let recent = recent.filter(|entry| entry.id < before).cloned().collect();
-        Snapshot { last: tail.last, base, recent }
-    }
-
     /// From now on what comes above the base is held. `None` as of [`last`](Self::last).
     pub(super) fn hold(self: &Arc<Self>) -> Option<Hold> {
         let mut tail = lock(&self.tail);
@@ -303,14 +370,22 @@ impl Line {
     }
 }
 
+impl Item {
+    fn is_kept(&self) -> bool {
+        self.waiting.is_none()
+    }
+}
+
 impl Tail {
     /// Whether the store does not know how far the ids have come.
     fn is_last_lost(&self) -> bool {
         self.failed > 0 && self.failed == self.last
     }
 
-    fn find(&self, id: u64) -> Option<usize> {
-        self.items.binary_search_by_key(&id, |item| item.entry.id).ok()
+    /// Where an entry is, if the store has not answered for it.
+    fn find_waiting(&self, id: u64) -> Option<usize> {
+        let at = self.items.binary_search_by_key(&id, |item| item.entry.id).ok()?;
+        (!self.items[at].is_kept()).then_some(at)
     }
 
     fn base(&self) -> u64 {
@@ -360,6 +435,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut tail = lock(&self.line.tail);
         tail.holds.retain(|(key, _)| *key != self.key);
-        self.line.let_go(&mut tail);
+        let before = tail.held;
+        self.line.let_go(&mut tail, before);
     }
 }

@@ -36,6 +36,8 @@ struct State {
     open: bool,
     /// How far the ids had come when it was closed.
     floor: u64,
+    /// How far all had come, as they were told.
+    least: u64,
     heads: HashMap<Text, u64>,
     appended: u64,
     trimmed: u64,
@@ -78,6 +80,7 @@ impl Memory {
             bytes: 0,
             open: false,
             floor: 0,
+            least: 0,
             heads: HashMap::new(),
             appended: 0,
             trimmed: 0,
@@ -192,7 +195,7 @@ impl Store for Memory {
         for room in state.silence.values().rev() {
             let kept = state.rooms.get(&**room).map(|kept| kept.last);
             let known = kept.max(state.heads.get(&**room).copied());
-            heads.extend(known.map(|last| (room.clone(), last)));
+            heads.extend(known.map(|last| (room.clone(), last.max(state.least))));
         }
         Ok(Opening::new(state.epoch, state.floor, heads))
     }
@@ -242,8 +245,13 @@ impl Store for Memory {
         let heads: u64 = closing.heads.iter().map(|(_, last)| *last).max().unwrap_or_default();
         state.floor = state.floor.max(closing.floor).max(heads);
         state.heads = closing.heads.into_iter().collect();
-        if let Some(floor) = leap(state.floor).filter(|_| !closing.complete) {
-            state.floor = floor;
+        state.least = state.least.max(closing.least);
+        if !closing.complete {
+            // What is kept may not be the last that a room has had.
+            let kept = state.rooms.values().map(|kept| kept.last).max().unwrap_or_default();
+            if let Some(floor) = leap(state.floor.max(kept)) {
+                (state.floor, state.least) = (floor, floor);
+            }
         }
         Box::pin(ready(Ok(())))
     }

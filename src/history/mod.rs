@@ -7,11 +7,12 @@
 // holds what the store has not confirmed yet.
 //
 // Locks are taken in this order: the book's gate, a shard of the ledger, a room's order, then the rooms' own locks; a
-// room's tail and a store's locks are innermost, and under them no other is taken.
+// room's tail and a store's locks are innermost: under them no other is taken but that of what is held, under a tail.
 
 mod book;
 mod errors;
 mod handle;
+mod held;
 mod hook;
 mod ledger;
 mod memory;

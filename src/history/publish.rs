@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::book::Book;
 use super::errors::{PublishError, StoreError};
-use super::receipt::{Receipt, Stored};
+use super::receipt::{Receipt, Slot, Stored};
 use super::value::{Entry, now};
 use super::{History, MAX_ID};
 use crate::hub::{NAME_BYTES, Publication};
@@ -137,10 +137,12 @@ impl History {
         let weight = entry.weight();
         let admitted = book.admit(weight);
         // The store may answer before it has returned, and a reader may come: so here first.
-        line.push(entry.clone(), admitted);
+        let slot = admitted.then(Arc::<Slot>::default);
+        line.push(entry.clone(), slot.clone());
         let sessions = self.hub.rooms.publish_at_once(room, publication);
-        let stored = admitted.then(|| {
-            let (receipt, stored) = Receipt::new(book, &line, entry.room.clone(), id, weight);
+        let stored = slot.map(|slot| {
+            let stored = Stored::of(Arc::clone(&slot));
+            let receipt = Receipt::new(book, &line, entry.room.clone(), id, weight, slot);
             book.store.append(entry, receipt);
             stored
         });
@@ -149,7 +151,7 @@ impl History {
         drop(making);
         let stored = stored.unwrap_or_else(|| {
             let error = StoreError::queue_full();
-            book.failed(room, id, &error);
+            book.refused(room, id, &error);
             Stored::refused(error)
         });
         Ok(Published { id, sessions, stored })

@@ -27,9 +27,9 @@ impl History {
         limit: usize,
     ) -> Result<Page, StoreError> {
         let before = before.unwrap_or(MAX_ID + 1);
-        let Snapshot { base, recent, .. } = self.book.ledger.snapshot(room, before);
         let mut bounds = self.book.bounds(limit.max(1));
-        let mut page = Portion::collect(recent.into_iter().rev(), &mut bounds);
+        let Snapshot { base, recent: mut page, .. } =
+            self.book.ledger.older(room, before, &mut bounds);
         if !page.more {
             let before = before.min(base + 1);
             let older = self.book.store.before(room, before, bounds).await?;
@@ -60,13 +60,14 @@ impl History {
         since: Since,
         limit: usize,
     ) -> Result<Replay, StoreError> {
-        let Snapshot { last, base, recent } = self.book.ledger.snapshot(room, MAX_ID + 1);
+        let mut bounds = self.book.bounds(limit.max(1));
+        // What is needed of it is known when the store has answered, but not more than this.
+        let Snapshot { last, base, recent } = self.book.ledger.newer(room, since.after, bounds);
         let epoch = self.epoch();
         if since.epoch != epoch || since.after > last {
             let (entries, recovered) = (Vec::new(), false);
             return Ok(Replay { epoch, entries, recovered, position: last, more: false });
         }
-        let mut bounds = self.book.bounds(limit.max(1));
         let mut portion = Portion::default();
         if since.after < base {
             let kept = self.book.store.after(room, since.after, base, bounds).await?;
@@ -74,8 +75,9 @@ impl History {
             bounds = bounds.less(&portion.entries);
         }
         if !portion.more {
-            let recent = recent.into_iter().filter(|entry| entry.id > since.after);
-            portion.append(Portion::collect(recent, &mut bounds));
+            let Portion { entries, more } = recent;
+            portion.append(Portion::collect(entries, &mut bounds));
+            portion.more |= more;
         }
         let Portion { entries, more } = portion;
         let position = match entries.last() {

@@ -13,7 +13,8 @@ use crate::message::Text;
 
 /// Tells the history what has become of an entry; a [`Store`](super::Store) gets one with each.
 ///
-/// Never blocks. One that is dropped unused has failed.
+/// Never blocks. One that is dropped unused has failed. When the history has been closed it is too late: what was not
+/// answered for until then has failed, and nobody hears of what is said later.
 #[must_use = "a receipt that is dropped says that the entry is lost"]
 pub struct Receipt(Option<Inner>);
 
@@ -27,25 +28,27 @@ struct Inner {
 }
 
 impl Receipt {
+    /// The one who publishes has a [`Stored`] of the slot, and the line has the slot, so that the history can say
+    /// what has become of the entry if the store does not.
     pub(super) fn new(
         book: &Arc<Book>,
         line: &Arc<Line>,
         room: Text,
         id: u64,
         weight: usize,
-    ) -> (Self, Stored) {
-        let slot = Arc::<Slot>::default();
-        let stored = Stored { slot: Arc::clone(&slot) };
+        slot: Arc<Slot>,
+    ) -> Self {
         let (book, line) = (Arc::clone(book), Arc::clone(line));
-        (Self(Some(Inner { book, line, room, id, weight, slot })), stored)
+        Self(Some(Inner { book, line, room, id, weight, slot }))
     }
 
     /// The entry is kept: it will be there whatever happens next, as far as the store promises that.
     pub fn kept(mut self) {
         if let Some(inner) = self.0.take() {
-            inner.line.kept(inner.id);
-            inner.book.kept(inner.weight);
-            inner.slot.set(Ok(()));
+            if inner.line.kept(inner.id) {
+                inner.book.kept(inner.weight);
+                inner.slot.set(Ok(()));
+            }
         }
     }
 
@@ -56,10 +59,9 @@ impl Receipt {
 
     fn fail(&mut self, error: StoreError) {
         if let Some(inner) = self.0.take() {
-            inner.line.failed(inner.id);
-            inner.book.release(inner.weight);
-            inner.book.failed(&inner.room, inner.id, &error);
-            inner.slot.set(Err(error));
+            if inner.line.failed(inner.id) {
+                inner.book.lost(&inner.room, inner.id, inner.weight, &inner.slot, error);
+            }
         }
     }
 }
@@ -80,13 +82,18 @@ impl fmt::Debug for Receipt {
 /// Whether what was published is kept: a future that is ready when the store has said so.
 ///
 /// What is on the way to the store goes on when this is dropped. It ends in any case: at the latest when the
-/// server's history is closed.
+/// server's history has been closed: with [`Closed`](StoreErrorKind::Closed) if the store has not said anything
+/// until then. What the store does later is not known here.
 #[must_use = "without it nobody is told whether the message was kept; drop it if that does not matter"]
 pub struct Stored {
     slot: Arc<Slot>,
 }
 
 impl Stored {
+    pub(super) fn of(slot: Arc<Slot>) -> Self {
+        Self { slot }
+    }
+
     pub(super) fn refused(error: StoreError) -> Self {
         let slot = Arc::<Slot>::default();
         slot.set(Err(error));
@@ -121,8 +128,9 @@ impl fmt::Debug for Stored {
     }
 }
 
+/// Where it is said.
 #[derive(Default)]
-struct Slot(Mutex<Answer>);
+pub(super) struct Slot(Mutex<Answer>);
 
 #[derive(Default)]
 struct Answer {
@@ -131,7 +139,7 @@ struct Answer {
 }
 
 impl Slot {
-    fn set(&self, result: Result<(), StoreError>) {
+    pub(super) fn set(&self, result: Result<(), StoreError>) {
         let mut state = lock(&self.0);
         state.result = Some(result);
         let waker = state.waker.take();

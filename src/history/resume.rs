@@ -17,7 +17,11 @@ use super::{History, MAX_ID};
 use crate::error::SendError;
 use crate::hub::{JoinError, NAME_BYTES};
 use crate::message::{Message, Text};
+use crate::outbox::Refused;
 use crate::session::Session;
+
+/// There is room for more if there is room for this, in bytes: if the next message is longer it is read once more.
+const LEAST: usize = 1;
 
 /// What a session gets when it joins a room; for [`History::join`].
 #[derive(Clone, Debug, Default)]
@@ -41,7 +45,8 @@ impl Resume {
         self
     }
 
-    /// At most so many messages. Without this call, and at most, as many as
+    /// At most so many of those that there are when it begins; what is published while it catches up is sent in any
+    /// case. Without this call, and at most, as many as
     /// [`config::History::replay_messages`](crate::config::History::replay_messages) says.
     #[must_use]
     pub fn limit(mut self, messages: usize) -> Self {
@@ -85,13 +90,16 @@ impl History {
     /// followed than the limit. If something is missing in between, or has been removed, it gets what is there,
     /// and `recovered` is false, too.
     ///
-    /// It waits for room in the session's queue. While it does, what is published to the room is held in memory; if
-    /// that is more than [`config::History::pending_bytes`](crate::config::History::pending_bytes) together for all
-    /// who join, the session becomes a member at once, and `recovered` is false.
+    /// It waits for room in the session's queue, with nothing read ahead. While it does, what is published to the
+    /// room is held in memory; if that is more than
+    /// [`config::History::pending_bytes`](crate::config::History::pending_bytes) together for all who join, those who
+    /// join the room of which the most is held become members as soon as they have what the store has, and their
+    /// `recovered` is false.
     ///
     /// # Errors
     ///
-    /// [`ResumeError`] says why it is no member. Some messages may have been sent.
+    /// [`ResumeError`] says why it has not become a member. Some messages may have been sent. If it joins one room
+    /// twice at a time the later one fails with [`AlreadyMember`](ResumeError::AlreadyMember).
     ///
     /// # Cancel safety
     ///
@@ -157,25 +165,34 @@ impl<'a> Joining<'a> {
                 (epoch == self.book.epoch && after <= last).then_some(after)
             }
         };
+        let mut need = LEAST;
         match seen {
-            Some(after) if last - after <= self.limit as u64 => {
-                self.cursor = after;
-                while self.cursor < base {
-                    let bounds = self.book.bounds(usize::MAX);
-                    let store = &self.book.store;
-                    let portion = store.after(self.room, self.cursor, base, bounds).await?;
-                    let more = portion.more;
-                    self.send_all(portion.entries).await?;
-                    if !more {
-                        break;
-                    }
-                }
-            }
+            Some(after) if last - after <= self.limit as u64 => self.cursor = after,
             _ => {
                 self.recovered = false;
-                let newest = self.newest(base).await?;
-                self.cursor = newest.first().map_or(base, |entry| entry.id - 1);
-                self.send_all(newest).await?;
+                // What is held is sent in any case: the store has what is left of the limit.
+                let limit = usize::try_from(last - base).unwrap_or(usize::MAX);
+                match self.limit.checked_sub(limit).filter(|left| *left > 0) {
+                    None => self.cursor = base.max(last.saturating_sub(self.limit as u64)),
+                    Some(left) => match self.newest(base, left).await? {
+                        Some(refused) => need = refused,
+                        None => self.cursor = base,
+                    },
+                }
+            }
+        }
+        while self.cursor < base {
+            let bounds = self.room(need).await?;
+            let page = self.book.page().await;
+            let store = &self.book.store;
+            let Portion { entries, more } =
+                store.after(self.room, self.cursor, base, bounds).await?;
+            let refused = self.queue(entries)?;
+            drop(page);
+            match refused {
+                Some(len) => need = len,
+                None if more => need = LEAST,
+                None => break,
             }
         }
         if self.cursor < base {
@@ -185,25 +202,49 @@ impl<'a> Joining<'a> {
         Ok(())
     }
 
-    /// As many of the last entries as are wanted, the oldest first: so they are all in memory, of which a page is
-    /// the most.
-    async fn newest(&self, base: u64) -> Result<Vec<Entry>, ResumeError> {
-        let bounds: Bounds = self.book.bounds(self.limit);
-        if bounds.messages == 0 {
-            return Ok(Vec::new());
-        }
+    /// Sends as many of the last entries as are wanted, of which a page is the most: from the oldest of them on. As
+    /// of [`queue`](Self::queue); where it ends the store is asked for what follows.
+    async fn newest(&mut self, base: u64, messages: usize) -> Result<Option<usize>, ResumeError> {
+        let _page = self.book.page().await;
         let before = (base + 1).min(MAX_ID + 1);
+        let bounds = self.book.bounds(messages);
         let Portion { mut entries, .. } = self.book.store.before(self.room, before, bounds).await?;
         entries.reverse();
-        Ok(entries)
+        self.cursor = entries.first().map_or(base, |entry| entry.id - 1);
+        self.queue(entries)
     }
 
-    async fn send_all(&mut self, entries: Vec<Entry>) -> Result<(), ResumeError> {
-        for entry in entries {
-            self.note(entry.id);
-            self.session.send(entry.message).await.map_err(|_| ResumeError::Closed)?;
+    /// Waits until a message of this length has room in the session's queue. Returns how much to read.
+    async fn room(&self, len: usize) -> Result<Bounds, ResumeError> {
+        let member = self.session.member();
+        let mut listener: Option<EventListener> = None;
+        loop {
+            match member.outbox.left(len, &member.hub.terms) {
+                Ok(left) => {
+                    let bounds = self.book.bounds(left.messages.max(1));
+                    return Ok(Bounds::new(bounds.messages, bounds.bytes.min(left.bytes.max(len))));
+                }
+                Err(Refused::Closed) => return Err(ResumeError::Closed),
+                // Listening first, then looking again: room that is made in between is not missed.
+                Err(Refused::Full) => match listener.take() {
+                    None => listener = Some(member.outbox.room()),
+                    Some(room) => room.await,
+                },
+            }
         }
-        Ok(())
+    }
+
+    /// Queues entries as far as there is room for them. The rest is dropped, and read again when there is: a session
+    /// that waits for its peer has nothing in memory beside its queue. Returns how long the first of them is.
+    fn queue(&mut self, entries: Vec<Entry>) -> Result<Option<usize>, ResumeError> {
+        for entry in entries {
+            match self.session.try_send(entry.message) {
+                Ok(()) => self.note(entry.id),
+                Err(SendError::Full(message)) => return Ok(Some(message.len())),
+                Err(SendError::Closed(_)) => return Err(ResumeError::Closed),
+            }
+        }
+        Ok(None)
     }
 
     fn note(&mut self, id: u64) {
@@ -223,6 +264,10 @@ impl<'a> Joining<'a> {
         let making = Making::begin();
         let line = self.hold.line().clone();
         let order = line.order();
+        // Somebody else may have let it join while this one caught up; that is not for us to take back.
+        if history.hub.rooms.is_member(self.session.id(), self.room) {
+            return Err(ResumeError::AlreadyMember);
+        }
         let last = loop {
             match self.hold.following(self.cursor) {
                 // The last id may be that of an entry that was not kept.

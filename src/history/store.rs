@@ -64,7 +64,8 @@ pub trait Store: Send + Sync + 'static {
     fn flush(&self) -> Boxed<'_, Result<(), StoreError>>;
 
     /// The last call: nothing is appended after it. Keeps what is on the way, and then how far the ids have
-    /// come, so that they can go on from there.
+    /// come, so that they can go on from there. What has no answer when it is ready, or when there is no more time
+    /// for it, is told to be lost.
     fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>>;
 
     /// What the store has to say of itself.
@@ -144,6 +145,9 @@ impl Opening {
 pub struct Closing {
     /// No id of a room that is neither kept nor in `heads` has been higher than this.
     pub floor: u64,
+    /// Every room goes on above this, also one that is kept or in `heads`: somebody may have been told that it has
+    /// come as far. 0 if there is nothing to be said of that.
+    pub least: u64,
     /// Rooms, and the last id that each has had. Not all: those whose last ids may be missing in the store.
     pub heads: Vec<(Text, u64)>,
     /// Whether this is all that is to be known. If not, the end is not clean, and the next

@@ -506,6 +506,20 @@ impl Outbox {
         self.lock().buffered
     }
 
+    /// How much more may wait now, if that is enough for a message of this length.
+    pub(crate) fn left(&self, len: usize, terms: &Terms) -> Result<Bounds, Refused> {
+        let state = self.lock();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        let Bounds { messages, bytes } = terms.bounds;
+        let left = Bounds {
+            messages: messages.saturating_sub(state.buffered.messages),
+            bytes: bytes.saturating_sub(state.buffered.bytes),
+        };
+        state.has_room(1, len, &terms.bounds).then_some(left).ok_or(Refused::Full)
+    }
+
     /// For the driver: takes off the books what the kernel has taken, and takes the next batch.
     pub(crate) fn take(&self, written: Buffered, terms: &Terms) -> Taken {
         let mut state = self.settled(written, terms);

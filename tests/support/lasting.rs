@@ -122,6 +122,39 @@ pub fn come_and_go(store: impl Store) {
     server.finish();
 }
 
+/// A room is forgotten because there are too many, and goes on above all that were: a client is told so, and nothing
+/// more is said in it. Under the next server its ids must not come from where they were before, or the client
+/// would be told later that it has missed nothing.
+pub fn a_forgotten_room_stays_where_it_was_said_to_be<S: Store>(open: impl Fn() -> S) {
+    let server = start(serving(open()).configure(|config| config.history.rooms = 16));
+    let history = server.handle.history().unwrap();
+    let say = |room: &str| {
+        within(within(history.publish(room, |id| format!("{id}"))).unwrap().stored).unwrap();
+    };
+    (0..5).for_each(|_| say("quay"));
+    // Each of them that is forgotten makes the next begin higher.
+    (0..2000).for_each(|number| say(&format!("street {number}")));
+    assert!(history.last_id("quay") > 5, "it has been forgotten");
+    let mut client = server.client();
+    client.send_frame(TEXT, b"join quay - 0");
+    assert_eq!(ids(&client.texts(5)), [1, 2, 3, 4, 5]);
+    // The room that it has again may have pushed out another one.
+    let text = client.expect_text();
+    let position = text.strip_prefix("joined lost 5 ").expect(&text).parse().unwrap();
+    assert!(position > 5, "{text}");
+    client.goodbye();
+    let epoch = history.epoch();
+    server.finish();
+    let server = start(serving(open()));
+    let history = server.handle.history().unwrap();
+    assert_eq!(history.epoch(), epoch);
+    publish(&history, "quay", position + 1..=position + 1);
+    let since = |after| Since { epoch, after };
+    assert!(within(history.replay("quay", since(position), 5)).unwrap().recovered);
+    assert!(!within(history.replay("quay", since(5), 5)).unwrap().recovered);
+    server.finish();
+}
+
 impl Raw {
     #[track_caller]
     pub fn command(&mut self, command: &str) -> String {

@@ -52,6 +52,11 @@ impl Place {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 (StoreErrorKind::Corrupt, "put it aside; a new one is made")
             }
+            // Only by whoever has given up waiting for the end.
+            Some(ErrorCode::OperationInterrupted) => {
+                let what = "its server has ended, and could not wait for it any longer";
+                return self.error(StoreErrorKind::Closed, what);
+            }
             _ => return self.error(StoreErrorKind::Other, &error.to_string()),
         };
         self.error(kind, &format!("{error}; {advice}"))

@@ -4,34 +4,39 @@
 //! writes. A third file beside the database is locked for as long as it is open, so that no two servers give the
 //! same ids.
 
+mod cut;
+mod ending;
 mod error;
 mod reader;
 mod retention;
 mod schema;
+mod single;
 mod writer;
 
 use std::fmt;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use smol::channel;
 
-use super::errors::{StoreError, StoreErrorKind};
+use super::errors::StoreError;
 use super::ledger::lock;
 use super::receipt::Receipt;
 use super::store::{Boxed, Closing, Opening, Portion, Store, StoreStats};
 use super::value::{Bounds, Entry};
+use ending::{Ending, Running, Waiting};
 use error::Place;
-use reader::{Question, Reader, Which};
+use reader::{PATIENCE, Question, Reader, Which, ask};
 use writer::{Job, Writer};
 
 /// Questions that wait for the reader; then those who ask wait to ask. Each is a name and some numbers.
 const QUESTIONS: usize = 256;
+
+/// How long dropping a store waits for each of its threads. What may wait to be kept takes less than a second on a
+/// disk that answers.
+const AT_THE_END: Duration = Duration::from_secs(5);
 
 /// What "kept" promises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,21 +80,26 @@ impl Default for SqliteOptions {
 }
 
 impl SqliteOptions {
-    /// Messages that are kept of each room, at least 1. Default 10 000. They are removed in portions, so for some
-    /// time there may be an eighth more.
+    /// Messages that are kept of each room, at least 1. Default 10 000. They are removed in portions: for some
+    /// time there may be an eighth more, and for a moment what one [group](Self::group) has brought.
     pub fn messages(mut self, messages: u64) -> Self {
         self.messages = messages.max(1);
         self
     }
 
     /// How long a message is kept. Default: until it has to make room. It may stay an eighth longer, and a minute.
+    ///
+    /// One that was published while the machine's clock was ahead is taken to be of when that is noticed, and told
+    /// to be.
     pub fn age(mut self, age: Duration) -> Self {
         self.age = Some(age);
         self
     }
 
     /// Rooms of which something is kept, at least 1. Default 10 000, which take some 200 bytes of memory each.
-    /// Beyond it those are removed that have been silent the longest.
+    /// Beyond it those are removed that have been silent the longest; a sixteenth more may be there for some time,
+    /// and for a moment those that are new in one [group](Self::group). If new ones come all the time, the next group
+    /// waits until as many have been removed, with all that they have.
     pub fn rooms(mut self, rooms: usize) -> Self {
         self.rooms = rooms.max(1);
         self
@@ -117,7 +127,12 @@ impl SqliteOptions {
     }
 
     /// What the database may take on the disk, in bytes; its log comes on top, some 4 MiB. Default: as much as
-    /// there is. At the bound messages are not kept any more, until others have been removed.
+    /// there is.
+    ///
+    /// At the bound messages are not kept any more ([`DiskFull`](super::StoreErrorKind::DiskFull)), until others
+    /// have been removed; and that is done for [`messages`](Self::messages), [`age`](Self::age) and
+    /// [`rooms`](Self::rooms) only, never for this. So give it together with an age, or with as many messages and
+    /// rooms as fit: else what has come first stays for ever, and nothing that comes later is kept.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.bytes = Some(bytes);
         self
@@ -128,8 +143,9 @@ impl SqliteOptions {
     /// # Errors
     ///
     /// [`StoreError`] says what is wrong with which file: it is [used by another
-    /// server](StoreErrorKind::InUse), [a later version](StoreErrorKind::Newer) has written it, it is [something
-    /// else](StoreErrorKind::Corrupt), or it cannot be [read or written](StoreErrorKind::Io).
+    /// server](super::StoreErrorKind::InUse), [a later version](super::StoreErrorKind::Newer) has written it, it is
+    /// [something else](super::StoreErrorKind::Corrupt), or it cannot be [read or
+    /// written](super::StoreErrorKind::Io).
     pub fn open(self, path: impl AsRef<Path>) -> Result<Sqlite, StoreError> {
         Sqlite::open_with(path.as_ref(), self)
     }
@@ -139,20 +155,22 @@ impl SqliteOptions {
 ///
 /// The database is in WAL mode: two more files lie beside it, and a `-lock`. Other programs may read it while the
 /// server runs; one that writes to it, or locks it, makes the server wait, and lose messages after that. It must
-/// not lie on a network's file system. The file does not become smaller when messages are removed; their space is
-/// used again.
+/// not lie on a network's file system, nor have a second name by a hard link. The file does not become smaller when
+/// messages are removed; their space is used again.
 ///
 /// A confirmed message is there after the process has been killed at any point; see [`Durability`] for more. After
 /// such an end the ids of all rooms [leap](super::leap), because of some that were given it cannot be known.
 ///
 /// When it is dropped without its server having closed it, what is on the way is still written, and dropping waits
-/// for that.
+/// for that, 5 s at most; then it is lost. When its server could not wait for its end, it does not wait either.
 pub struct Sqlite {
     path: PathBuf,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     questions: channel::Sender<Question>,
     counters: Arc<Counters>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    place: Place,
+    ending: Arc<Ending>,
+    threads: Mutex<Vec<Running>>,
 }
 
 #[derive(Default)]
@@ -179,27 +197,27 @@ impl Sqlite {
 
     fn open_with(path: &Path, options: SqliteOptions) -> Result<Self, StoreError> {
         let place = Place::new(path);
-        let lock = only_one(path, &place)?;
-        let connection = schema::connect(path, &options).map_err(|error| place.failed(&error))?;
+        let path = single::real(path, &place)?;
+        let lock = single::only_one(&path, &place)?;
+        let connection = schema::connect(&path, &options).map_err(|error| place.failed(&error))?;
         schema::prepare(&connection, &place)?;
         let counters = Arc::<Counters>::default();
-        let reading = schema::connect_to_read(path).map_err(|error| place.failed(&error))?;
+        let reading = schema::connect_to_read(&path).map_err(|error| place.failed(&error))?;
         let (questions, asked) = channel::bounded(QUESTIONS);
         let (jobs, work) = mpsc::channel();
-        let counted = Arc::clone(&counters);
-        let writer = Writer::new(connection, place.clone(), options, counted, work, lock);
+        let ending = Arc::new(Ending::new(connection.get_interrupt_handle()));
+        let shared = (Arc::clone(&counters), Arc::clone(&ending));
+        let writer = Writer::new(connection, place.clone(), options, shared, work, lock)
+            .map_err(|error| place.failed(&error))?;
         let reader = Reader::new(reading, place.clone(), asked);
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            let thread = thread::Builder::new().name(name.into()).spawn(run);
-            thread.map_err(|error| place.io("cannot start a thread", &error))
-        };
+        let cannot = |error| place.io("cannot start a thread", &error);
         // If the second cannot be started, the first ends because nobody can ask it.
         let threads = vec![
-            spawn("history-reader", Box::new(move || reader.run()))?,
-            spawn("history-writer", Box::new(move || writer.run()))?,
+            Running::start("history-writer", move || writer.run()).map_err(cannot)?,
+            Running::start("history-reader", move || reader.run()).map_err(cannot)?,
         ];
-        let (path, threads) = (path.to_owned(), Mutex::new(threads));
-        Ok(Self { path, jobs: Mutex::new(Some(jobs)), questions, counters, threads })
+        let (jobs, threads) = (Mutex::new(Some(jobs)), Mutex::new(threads));
+        Ok(Self { path, jobs, questions, counters, place, ending, threads })
     }
 
     fn send(&self, job: Job) -> Result<(), StoreError> {
@@ -211,24 +229,7 @@ impl Sqlite {
     async fn ask(&self, room: &str, which: Which, bounds: Bounds) -> Result<Portion, StoreError> {
         let (reply, answer) = channel::bounded(1);
         let question = Question::new(room.to_owned(), which, bounds, reply);
-        self.questions.send(question).await.map_err(|_| StoreError::closed())?;
-        answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
-    }
-}
-
-/// Ids must not be given by two servers at a time.
-fn only_one(path: &Path, place: &Place) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-lock");
-    let opened = File::options().create(true).truncate(false).write(true).open(&name);
-    let file = opened.map_err(|error| place.io("cannot make the file beside it", &error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let what = "another server has it open: each needs a history of its own";
-            Err(place.error(StoreErrorKind::InUse, what))
-        }
-        Err(error) => Err(place.io("cannot lock the file beside it", &error.into())),
+        ask(&self.questions, question, answer, &self.place, PATIENCE).await
     }
 }
 
@@ -278,10 +279,14 @@ impl Store for Sqlite {
     fn close(&self, closing: Closing) -> Boxed<'_, Result<(), StoreError>> {
         Box::pin(async {
             let (reply, answer) = channel::bounded(1);
+            self.ending.ask();
             self.questions.close();
             self.send(Job::Close(closing, reply))?;
             *lock(&self.jobs) = None;
-            answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
+            let waiting = Waiting::new(&self.ending);
+            let answer = answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()));
+            waiting.answered();
+            answer
         })
     }
 
@@ -298,12 +303,17 @@ impl Store for Sqlite {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
+        self.ending.ask();
         *lock(&self.jobs) = None;
         self.questions.close();
-        for thread in lock(&self.threads).drain(..) {
-            // A receipt may have been the last to know this store.
-            if thread.thread().id() != thread::current().id() {
-                let _ = thread.join();
+        for running in lock(&self.threads).drain(..) {
+            // A receipt may have been the last to know this store: then this is the writer.
+            let abandoned = self.ending.is_abandoned();
+            let patience = if abandoned { Duration::ZERO } else { AT_THE_END };
+            if running.ends_within(patience) {
+                running.join();
+            } else if !running.is_this() {
+                self.ending.abandon();
             }
         }
     }

@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, params};
+use smol::Timer;
 use smol::channel::{Receiver, Sender};
+use smol::future;
 
 use super::error::Place;
-use crate::executor::{Clock, Time};
 use crate::history::errors::{StoreError, StoreErrorKind};
 use crate::history::store::Portion;
 use crate::history::value::{Bounds, Entry};
 use crate::message::{Message, Text};
 
-/// How long a question may have waited. A page takes less than a millisecond, so who has waited longer waits for a
-/// disk that does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to get an answer. A page takes less than a millisecond, so who has waited longer waits for a
+/// disk that does not answer, and perhaps never will.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is stored in `kind`.
 pub(super) const TEXT: i64 = 0;
@@ -37,8 +38,6 @@ pub(super) struct Question {
     which: Which,
     bounds: Bounds,
     reply: Sender<Result<Portion, StoreError>>,
-    clock: Clock,
-    until: Time,
 }
 
 impl Question {
@@ -48,10 +47,28 @@ impl Question {
         bounds: Bounds,
         reply: Sender<Result<Portion, StoreError>>,
     ) -> Self {
-        let clock = Clock::kernel();
-        let until = clock.precise() + PATIENCE;
-        Self { room, which, bounds, reply, clock, until }
+        Self { room, which, bounds, reply }
     }
+}
+
+/// Asks the reader. Whoever asks looks at the time: a reader that hangs cannot.
+pub(super) async fn ask(
+    questions: &Sender<Question>,
+    question: Question,
+    answer: Receiver<Result<Portion, StoreError>>,
+    place: &Place,
+    patience: Duration,
+) -> Result<Portion, StoreError> {
+    let answered = async {
+        questions.send(question).await.map_err(|_| StoreError::closed())?;
+        answer.recv().await.unwrap_or_else(|_| Err(StoreError::closed()))
+    };
+    let late = async {
+        Timer::after(patience).await;
+        let what = "what was asked for, or what others had asked for before, took too long to read";
+        Err(place.error(StoreErrorKind::TimedOut, what))
+    };
+    future::or(answered, late).await
 }
 
 pub(super) struct Reader {
@@ -68,17 +85,11 @@ impl Reader {
     /// Until nobody can ask any more.
     pub(super) fn run(self) {
         while let Ok(question) = self.questions.recv_blocking() {
-            if question.reply.is_closed() {
-                continue;
+            // Whoever asked may have gone, or may not have waited for so long.
+            if !question.reply.is_closed() {
+                let answer = self.answer(&question);
+                let _ = question.reply.try_send(answer);
             }
-            let answer = if question.clock.precise() > question.until {
-                let what = "it took too long to read what others had asked for";
-                Err(self.place.error(StoreErrorKind::TimedOut, what))
-            } else {
-                self.answer(&question)
-            };
-            // Whoever asked may have gone.
-            let _ = question.reply.try_send(answer);
         }
     }
 
@@ -135,4 +146,28 @@ fn entry(room: &Text, row: &Row<'_>) -> rusqlite::Result<Option<Entry>> {
         _ => return Ok(None),
     };
     Ok(Some(Entry::new(room.clone(), id, at, message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use smol::channel::bounded;
+
+    use super::*;
+
+    #[test]
+    fn who_asks_a_reader_that_hangs_is_answered_all_the_same() {
+        let (questions, unread) = bounded(1);
+        let place = Place::new(Path::new("test"));
+        // The first is never answered, and the second finds no place.
+        for _ in 0..2 {
+            let (reply, answer) = bounded(1);
+            let question = Question::new("quay".into(), Which::Before(9), Bounds::new(1, 1), reply);
+            let asked = ask(&questions, question, answer, &place, Duration::from_millis(1));
+            let error = smol::block_on(asked).unwrap_err();
+            assert_eq!(error.kind(), StoreErrorKind::TimedOut);
+        }
+        assert_eq!(unread.len(), 1);
+    }
 }

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params,
+};
 
 use super::error::Place;
 use super::{Durability, SqliteOptions};
@@ -22,6 +24,9 @@ const CACHE_KIB: i32 = 1024;
 /// The log is cut to this after a checkpoint, if one large group made it longer: what SQLite lets it come to
 /// before each checkpoint, a thousand pages.
 const LOG_BYTES: i64 = 4 * 1024 * 1024;
+
+/// The longest wait that SQLite counts, in its milliseconds.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// Each brings the schema from one version to the next; the first makes it. None is ever changed.
 ///
@@ -50,15 +55,18 @@ const STEPS: &[&str] = &["
     INSERT INTO meta VALUES ('floor', 0), ('least', 0), ('clean', 1);
 "];
 
+/// A path is a path, even if it begins with `file:`.
+fn flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
 /// The writer's connection.
 pub(super) fn connect(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(options.busy)?;
-    let synchronous = match options.durability {
-        Durability::PowerLoss => "FULL",
-        Durability::Kill => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)?;
+    let connection = Connection::open_with_flags(path, flags())?;
+    connection.busy_timeout(options.busy.min(LONGEST))?;
+    synchronize(&connection, options.durability)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     if let Some(bytes) = options.bytes {
@@ -69,8 +77,28 @@ pub(super) fn connect(path: &Path, options: &SqliteOptions) -> rusqlite::Result<
     Ok(connection)
 }
 
+fn synchronize(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    let synchronous = match durability {
+        Durability::PowerLoss => "FULL",
+        Durability::Kill => "NORMAL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)
+}
+
+/// Does something that has to be on the disk when it is done, whatever is promised otherwise. Not in a transaction.
+pub(super) fn through_to_the_disk<T>(
+    connection: &Connection,
+    durability: Durability,
+    work: impl FnOnce() -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    synchronize(connection, Durability::PowerLoss)?;
+    let done = work();
+    synchronize(connection, durability)?;
+    done
+}
+
 pub(super) fn connect_to_read(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+    let connection = Connection::open_with_flags(path, flags())?;
     connection.busy_timeout(READER_PATIENCE)?;
     connection.pragma_update(None, "query_only", true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
@@ -195,6 +223,21 @@ mod tests {
         assert!(error.to_string().contains("schema 2, this one knows 1"), "{error}");
         drop(connection);
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_has_to_be_on_the_disk_is_written_through_and_all_else_as_promised() {
+        let (connection, _) = fresh();
+        let mode = || connection.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+        for (durability, promised) in [(Durability::Kill, 1), (Durability::PowerLoss, 2)] {
+            synchronize(&connection, durability).unwrap();
+            assert_eq!(mode(), Ok(promised));
+            assert_eq!(through_to_the_disk(&connection, durability, mode), Ok(2));
+            assert_eq!(mode(), Ok(promised));
+            let failed = || Err::<(), _>(rusqlite::Error::InvalidQuery);
+            assert!(through_to_the_disk(&connection, durability, failed).is_err());
+            assert_eq!(mode(), Ok(promised), "after a failure as well");
+        }
     }
 
     #[test]

@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, Error, ErrorCode, Transaction, TransactionBehavior, ffi, params};
 use smol::channel::Sender;
 
+use super::ending::Ending;
 use super::error::Place;
 use super::reader::{BINARY, TEXT};
 use super::retention::Retention;
-use super::schema::{Bits, meta, set_meta};
+use super::schema::{Bits, meta, set_meta, through_to_the_disk};
 use super::{Counters, SqliteOptions};
+use crate::executor::Clock;
 use crate::history::errors::{StoreError, StoreErrorKind};
 use crate::history::leap;
 use crate::history::receipt::Receipt;
@@ -27,6 +29,9 @@ const GROUP_BYTES: usize = 1024 * 1024;
 
 /// Statements that a connection keeps compiled: all that there are here.
 const STATEMENTS: usize = 32;
+
+/// How long SQLite waits for a lock at a time; in between it is looked whether anybody still waits for the writer.
+const GLANCE: Duration = Duration::from_millis(50);
 
 type Reply<T> = Sender<Result<T, StoreError>>;
 
@@ -52,7 +57,9 @@ pub(super) struct Writer {
     pub(super) place: Place,
     pub(super) options: SqliteOptions,
     pub(super) counters: Arc<Counters>,
+    pub(super) ending: Arc<Ending>,
     pub(super) rooms: HashMap<Text, Row>,
+    clock: Clock,
     jobs: Receiver<Job>,
     opened: bool,
     /// Unlocked with the thread's end.
@@ -64,22 +71,24 @@ impl Writer {
         connection: Connection,
         place: Place,
         options: SqliteOptions,
-        counters: Arc<Counters>,
+        (counters, ending): (Arc<Counters>, Arc<Ending>),
         jobs: Receiver<Job>,
         only_one: File,
-    ) -> Self {
+    ) -> rusqlite::Result<Self> {
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
-        let rooms = HashMap::new();
-        Self {
+        connection.busy_timeout(options.busy.min(GLANCE))?;
+        Ok(Self {
             connection,
             place,
             options,
             counters,
-            rooms,
+            ending,
+            rooms: HashMap::new(),
+            clock: Clock::kernel(),
             jobs,
             opened: false,
             _only_one: only_one,
-        }
+        })
     }
 
     /// Until it is closed, or nobody can ask any more.
@@ -87,7 +96,10 @@ impl Writer {
         let mut retention = Retention::new(&self.options);
         let mut next = None;
         loop {
-            let wait = if self.opened { retention.pause() } else { Duration::MAX };
+            if self.ending.is_abandoned() {
+                return self.give_up(next);
+            }
+            let wait = if self.opened { retention.pause(self.rooms.len()) } else { Duration::MAX };
             let job = match next.take() {
                 Some(job) => Some(job),
                 None => match self.jobs.recv_timeout(wait) {
@@ -100,7 +112,11 @@ impl Writer {
                 Some(Job::Append(entry, receipt)) => {
                     next = self.group(entry, receipt, &mut retention);
                 }
-                Some(Job::Open(rooms, reply)) => _ = reply.try_send(self.open(rooms)),
+                Some(Job::Open(rooms, reply)) => {
+                    let opening = self.open(rooms);
+                    self.rooms.iter().for_each(|(room, row)| retention.found(room, row));
+                    let _ = reply.try_send(opening);
+                }
                 Some(Job::Flush(reply)) => _ = reply.try_send(Ok(())),
                 Some(Job::Close(closing, reply)) => {
                     let closed = self.close(&closing);
@@ -111,9 +127,23 @@ impl Writer {
                 }
                 None => {}
             }
-            // Between two groups, and a bounded portion of it.
-            if self.opened {
+            // Between two groups; but not before the end, which is waited for.
+            if self.opened && !self.ending.is_asked() {
                 retention.go_on(&mut self);
+            }
+        }
+    }
+
+    /// Nobody waits any more. What has not been kept is not kept afterwards: it has been reported as lost.
+    fn give_up(self, next: Option<Job>) {
+        let waiting: Vec<_> = next.into_iter().chain(self.jobs.try_iter()).collect();
+        let closed = self.place.failed(&interrupted());
+        // The lock goes first, so that whoever hears of the end can open it again.
+        drop(self);
+        for job in waiting {
+            // What else was asked hears that there is nobody.
+            if let Job::Append(_, receipt) = job {
+                receipt.failed(closed.clone());
             }
         }
     }
@@ -159,8 +189,8 @@ impl Writer {
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         for (room, row) in staged {
-            retention.grown(&room, &row);
-            self.rooms.insert(room, row);
+            let before = self.rooms.insert(room.clone(), row);
+            retention.grown(&room, &row, before);
         }
         Ok(())
     }
@@ -195,13 +225,33 @@ impl Writer {
         for row in staged.values() {
             update_room(&transaction, row)?;
         }
-        transaction.commit()?;
+        self.commit_if_awaited(transaction)?;
         Ok(staged)
     }
 
     /// A transaction that has its lock from the beginning, so that it waits for others only there.
     pub(super) fn begin(&self) -> rusqlite::Result<Transaction<'_>> {
-        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+        let until = self.clock.precise() + self.options.busy;
+        let immediate = TransactionBehavior::Immediate;
+        loop {
+            if self.ending.is_abandoned() {
+                return Err(interrupted());
+            }
+            match Transaction::new_unchecked(&self.connection, immediate) {
+                Err(error)
+                    if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                        && self.clock.precise() < until => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The last moment to do nothing, if that is what has been reported.
+    pub(super) fn commit_if_awaited(&self, transaction: Transaction<'_>) -> rusqlite::Result<()> {
+        if self.ending.is_abandoned() {
+            return Err(interrupted());
+        }
+        transaction.commit()
     }
 
     /// Finds out where the ids go on, and notes that the end is not clean from here on.
@@ -210,7 +260,11 @@ impl Writer {
             let what = "it is open already, as the history of another server";
             return Err(self.place.error(StoreErrorKind::InUse, what));
         }
-        let (opening, rooms) = self.read_heads(most).map_err(|error| self.place.failed(&error))?;
+        // That the end is not clean from here on has to be known after the power has failed as well: or the next
+        // one would give the ids of what was lost with it once more.
+        let read = || self.read_heads(most);
+        let (opening, rooms) = through_to_the_disk(&self.connection, self.options.durability, read)
+            .map_err(|error| self.place.failed(&error))?;
         self.rooms = rooms;
         self.opened = true;
         Ok(opening)
@@ -275,8 +329,10 @@ impl Writer {
                 }
             }
             set_meta(&transaction, "floor", floor.cast_signed_bits())?;
+            let least = meta(&transaction, "least")?.max(closing.least.cast_signed_bits());
+            set_meta(&transaction, "least", least)?;
             set_meta(&transaction, "clean", closing.complete.into())?;
-            transaction.commit()
+            self.commit_if_awaited(transaction)
         };
         write().map_err(|error| self.place.failed(&error))
     }
@@ -285,6 +341,11 @@ impl Writer {
 /// Whether what is wrong may be one entry, and not the database.
 fn is_of_one(error: &StoreError) -> bool {
     error.kind() == StoreErrorKind::Other
+}
+
+/// As if SQLite had been.
+fn interrupted() -> Error {
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERRUPT), None)
 }
 
 fn new_room(transaction: &Transaction<'_>, name: &Text) -> rusqlite::Result<Row> {
@@ -299,3 +360,6 @@ pub(super) fn update_room(transaction: &Transaction<'_>, row: &Row) -> rusqlite:
     let [last, count, touched] = [row.last, row.count, row.touched].map(Bits::cast_signed_bits);
     transaction.prepare_cached(sql)?.execute(params![row.number, last, count, touched]).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests;
