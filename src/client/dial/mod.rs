@@ -118,6 +118,7 @@ impl Dial {
     }
 
     #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_async, clippy::unused_self, reason = "with TLS it needs both")]
     async fn secure(
         &self,
         _: &Target,
@@ -129,6 +130,7 @@ impl Dial {
     }
 
     /// With TLS 1.3 a server says only behind the handshake what it thinks of the client's certificate.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, reason = "with TLS it needs it"))]
     fn ended_late(&self, source: io::Error, progress: &Mutex<Progress>) -> ConnectError {
         #[cfg(feature = "tls")]
         if super::tls::is_of_tls(&source) {
