@@ -105,6 +105,9 @@ pub mod docs {
     #[cfg(feature = "tls")]
     #[doc = include_str!("docs/tls.md")]
     pub mod tls {}
+    #[cfg(all(feature = "client", feature = "tls"))]
+    #[doc = include_str!("docs/troubleshooting.md")]
+    pub mod troubleshooting {}
     #[cfg(feature = "json")]
     #[doc = include_str!("docs/typed.md")]
     pub mod typed {}

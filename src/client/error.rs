@@ -234,7 +234,11 @@ impl fmt::Display for ConnectError {
                 }
                 let refused =
                     |it: &(SocketAddr, io::Error)| it.1.kind() == io::ErrorKind::ConnectionRefused;
-                if tried.iter().all(refused) {
+                let no_port =
+                    |it: &(SocketAddr, io::Error)| it.1.kind() == io::ErrorKind::AddrNotAvailable;
+                if tried.iter().any(no_port) {
+                    f.write_str("; this machine has no free port for another connection to there: see TIME_WAIT")?;
+                } else if tried.iter().all(refused) {
                     f.write_str(
                         "; nobody listens there: is the server running, and is the port right?",
                     )?;
