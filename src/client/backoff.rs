@@ -8,8 +8,8 @@ use super::ended::Disconnected;
 use super::error::ConnectError;
 use crate::message::CloseCode;
 
-/// What nobody waits for, and no clock overflows with: `Duration::MAX` is too much for one.
-pub(super) const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+/// No clock names the moment that is `Duration::MAX` away. This many years are as good.
+pub(super) const FOREVER: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// A connection that has lasted so long was a good one: the next wait is as short as the first. The same as in the
 /// browser's module.

@@ -376,7 +376,7 @@ impl<H: Callbacks> Builder<H> {
             tls,
         };
         let limits = Limits {
-            ping: self.ping.map(|every| every.min(FOREVER)),
+            ping: self.ping.map(|it| it.min(FOREVER)),
             pong: self.pong.min(FOREVER),
             write_stall: self.write_stall.min(FOREVER),
             close: self.close.min(FOREVER),

@@ -50,9 +50,12 @@ impl Target {
         let path = match uri.path_and_query() {
             Some(path) if path.as_str().starts_with('/') => path.clone(),
             // `ws://host?query`
-            Some(path) => format!("/{}", path.as_str())
-                .parse()
-                .map_err(|error| wrong(url, &format!("{error}")))?,
+            Some(path) => {
+                // Displayed it has a slash already.
+                format!("/{}", path.as_str())
+                    .parse()
+                    .map_err(|error| wrong(url, &format!("{error}")))?
+            }
             None => PathAndQuery::from_static("/"),
         };
         Ok(Self { tls, host, port, authority: shown.to_owned(), credentials, path })
@@ -95,8 +98,12 @@ fn without_password(url: &str) -> String {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), url),
     };
-    let end = rest.find('/').unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
+    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
+    // A slash may be part of the password where it must not be: then what follows the colon is no port.
+    let no_port = |(_, port): (&str, &str)| port.parse::<u16>().is_err();
+    let astray =
+        || authority.split_once(':').filter(|it| no_port(*it)).and_then(|_| rest.rfind('@'));
+    match authority.rfind('@').or_else(astray) {
         Some(at) => format!("{scheme}..{}", &rest[at..]),
         None => url.to_owned(),
     }
@@ -165,5 +172,7 @@ mod tests {
         }
         let error = Target::parse("http://me:secret@a/").unwrap_err().to_string();
         assert!(error.contains("http://..@a/") && !error.contains("secret"), "{error}");
+        let error = Target::parse("ws://me:sec/ret@a/").unwrap_err().to_string();
+        assert!(error.contains("ws://..@a/") && !error.contains("ret"), "{error}");
     }
 }

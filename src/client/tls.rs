@@ -224,6 +224,7 @@ impl TlsError {
                 Is::NotYetValid
             }
             CertificateError::UnknownIssuer => Is::UnknownAuthority,
+            error if is_of_authority(error) => Is::UnknownAuthority,
             CertificateError::Revoked => Is::Revoked,
             _ => Is::Other,
         })
@@ -243,6 +244,8 @@ impl TlsError {
                 Rustls::AlertReceived(
                     AlertDescription::CertificateRequired
                         | AlertDescription::BadCertificate
+                        | AlertDescription::UnsupportedCertificate
+                        | AlertDescription::CertificateUnknown
                         | AlertDescription::UnknownCA
                         | AlertDescription::CertificateExpired
                         | AlertDescription::CertificateRevoked
@@ -255,6 +258,12 @@ impl TlsError {
     pub(super) fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.problem)
     }
+}
+
+/// What `openssl req -x509` makes is the certificate of an authority. Of this the type of the error says nothing,
+/// only its sentence.
+fn is_of_authority(error: &CertificateError) -> bool {
+    matches!(error, CertificateError::Other(other) if other.0.to_string() == "CaUsedAsEndEntity")
 }
 
 impl fmt::Display for TlsError {
@@ -274,10 +283,24 @@ impl fmt::Display for TlsError {
             (_, Some(CertificateProblem::NotYetValid)) => {
                 write!(f, "{problem}; is this machine's clock right?")
             }
+            (Rustls::InvalidCertificate(error), _) if is_of_authority(error) => f.write_str(
+                "its certificate is that of an authority that has signed itself, which no server may show: \
+                 make one with `CA:false`, and name it or its authority with `ClientTls::authorities`",
+            ),
             (_, Some(CertificateProblem::UnknownAuthority)) => write!(
                 f,
                 "nobody who is trusted has signed its certificate; name its authority with \
                  `ClientTls::authorities`; does the server send the whole chain?"
+            ),
+            (Rustls::InvalidCertificate(CertificateError::BadSignature), _) => write!(
+                f,
+                "{problem}: the server does not have the certificate's key, or another authority of the same \
+                 name has signed it; was the authority made anew?"
+            ),
+            (Rustls::AlertReceived(AlertDescription::HandshakeFailure), _) => write!(
+                f,
+                "{problem}; does it want a certificate of the client (`ClientTls::identity`), or speak no \
+                 cipher that is known here?"
             ),
             (Rustls::AlertReceived(AlertDescription::CertificateRequired), _) => f.write_str(
                 "it wants a certificate of the client: give one with `ClientTls::identity`",
@@ -286,6 +309,7 @@ impl fmt::Display for TlsError {
                 Rustls::AlertReceived(
                     AlertDescription::UnknownCA
                     | AlertDescription::BadCertificate
+                    | AlertDescription::UnsupportedCertificate
                     | AlertDescription::CertificateExpired
                     | AlertDescription::CertificateRevoked
                     | AlertDescription::CertificateUnknown,

@@ -120,4 +120,21 @@ mod tests {
         let failed: Vec<_> = failed.into_iter().map(|(it, error)| (it, error.kind())).collect();
         assert_eq!(failed, [(one, refused), (two, refused)]);
     }
+
+    #[test]
+    fn an_address_that_does_not_answer_keeps_nobody_from_the_next_one() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let there = listener.local_addr().unwrap();
+        // Whoever connects when the queue is full gets no answer, as behind a firewall that drops packets.
+        let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&full, 0).unwrap();
+        let silent = full.local_addr().unwrap();
+        let another =
+            || std::net::TcpStream::connect_timeout(&silent, Duration::from_millis(300)).ok();
+        let queued: Vec<_> = std::iter::from_fn(another).collect();
+        let mut begun = Vec::new();
+        let reached = smol::block_on(connect(vec![silent, there], |it| begun.push(it)));
+        assert_eq!((reached.unwrap().1, begun), (there, vec![silent, there]));
+        drop(queued);
+    }
 }

@@ -76,8 +76,7 @@ impl Dial {
             Some(proxy) => (&proxy.host, proxy.port),
             None => (&target.host, target.port),
         };
-        let tcp = reach(host, port, progress).await?;
-        let peer = tcp.peer_addr().map_err(|source| ended(Phase::Connect, source, progress))?;
+        let (tcp, peer) = reach(host, port, progress).await?;
         if let Some(proxy) = &self.proxy {
             enter(progress, Phase::Proxy);
             proxy.tunnel(&tcp, target).await.map_err(|problem| match problem {
@@ -119,6 +118,7 @@ impl Dial {
     }
 
     #[cfg(not(feature = "tls"))]
+    #[allow(clippy::unused_async, clippy::unused_self, reason = "with TLS it needs both")]
     async fn secure(
         &self,
         _: &Target,
@@ -130,6 +130,7 @@ impl Dial {
     }
 
     /// With TLS 1.3 a server says only behind the handshake what it thinks of the client's certificate.
+    #[cfg_attr(not(feature = "tls"), allow(clippy::unused_self, reason = "with TLS it needs it"))]
     fn ended_late(&self, source: io::Error, progress: &Mutex<Progress>) -> ConnectError {
         #[cfg(feature = "tls")]
         if super::tls::is_of_tls(&source) {
@@ -170,7 +171,7 @@ async fn reach(
     host: &str,
     port: u16,
     progress: &Mutex<Progress>,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
     let unknown = |source| ConnectError::Resolve { host: host.to_owned(), source };
     let addresses = smol::net::resolve((host, port)).await.map_err(unknown)?;
     if addresses.is_empty() {
@@ -191,5 +192,5 @@ async fn reach(
     }
     // What is sent is sent whole, and waits for nothing.
     let _ = tcp.set_nodelay(true);
-    Ok(tcp)
+    Ok((tcp, address))
 }

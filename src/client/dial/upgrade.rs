@@ -4,7 +4,7 @@ use std::io;
 
 use ::http::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS,
-    SEC_WEBSOCKET_PROTOCOL, UPGRADE,
+    SEC_WEBSOCKET_PROTOCOL, TRANSFER_ENCODING, UPGRADE,
 };
 use ::http::{HeaderMap, StatusCode};
 use async_tungstenite::tungstenite::handshake::client::generate_key;
@@ -61,8 +61,13 @@ pub(super) async fn upgrade(
     subprotocols: &[String],
 ) -> Result<(Head, Vec<u8>), Problem> {
     let key = generate_key();
-    stream.write_all(&request(target, &key, headers, subprotocols)).await?;
-    stream.flush().await?;
+    let request = request(target, &key, headers, subprotocols);
+    let asked = async {
+        stream.write_all(&request).await?;
+        stream.flush().await
+    };
+    // A server that has had enough answers and hangs up before it has read all of it: its answer says more.
+    let mut unasked = asked.await.err();
     let mut read = Vec::new();
     let mut chunk = [0; 2048];
     let mut announced = 0;
@@ -72,15 +77,25 @@ pub(super) async fn upgrade(
         let length = match parsed.parse(&read) {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) if read.len() < HEAD_BYTES => {
-                let more = stream.read(&mut chunk).await?;
-                if more == 0 {
-                    return Err(Problem::Ended(io::ErrorKind::UnexpectedEof.into()));
-                }
+                let more = match stream.read(&mut chunk).await {
+                    Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+                    more => more,
+                };
+                // Only TLS has more to say than what was said of the writing.
+                let first = |error: io::Error| match unasked.take() {
+                    Some(first) if error.get_ref().is_none() => first,
+                    _ => error,
+                };
+                let more = more.map_err(first)?;
                 read.extend_from_slice(&chunk[..more]);
                 continue;
             }
             Ok(httparse::Status::Partial) => {
                 return Err(protocol(format!("its head has more than {HEAD_BYTES} bytes")));
+            }
+            // A record with an alert (RFC 8446 section 5.1).
+            Err(_) if read.starts_with(&[21, 3]) => {
+                return Err(protocol("it is TLS and no HTTP: is it wss:// there?"));
             }
             Err(error) => return Err(protocol(format!("it is no HTTP: {error}"))),
         };
@@ -108,7 +123,11 @@ pub(super) async fn upgrade(
         }
         let rest = read.split_off(length);
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            let body = rest.into_iter().take(BODY_BYTES).collect();
+            let chunked = headers
+                .get(TRANSFER_ENCODING)
+                .is_some_and(|coding| coding.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
+            let mut body = if chunked { unchunked(&rest) } else { rest };
+            body.truncate(BODY_BYTES);
             return Err(
                 ConnectError::Handshake(Box::new(Rejected { status, headers, body })).into()
             );
@@ -116,6 +135,23 @@ pub(super) async fn upgrade(
         let subprotocol = check(&headers, &key, subprotocols)?;
         return Ok((Head { headers, subprotocol }, rest));
     }
+}
+
+/// What has come of a body, without the sizes of its chunks (RFC 9112 section 7.1).
+fn unchunked(mut rest: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(rest) {
+        let chunk = &rest[line..];
+        let (chunk, more) =
+            chunk.split_at(chunk.len().min(usize::try_from(size).unwrap_or(usize::MAX)));
+        let Some(more) = more.strip_prefix(b"\r\n").filter(|_| size > 0) else {
+            body.extend_from_slice(chunk);
+            break;
+        };
+        body.extend_from_slice(chunk);
+        rest = more;
+    }
+    body
 }
 
 fn request(target: &Target, key: &str, headers: &HeaderMap, subprotocols: &[String]) -> Vec<u8> {
