@@ -152,7 +152,7 @@ impl Entry {
         )
     }
 
-    fn settle(self, fate: Fate) {
+    pub(super) fn settle(self, fate: Fate) {
         if let Some(slot) = self.slot {
             slot.settle(fate);
         }
@@ -361,9 +361,9 @@ impl Queue {
         self.filled.notify(1);
     }
 
-    /// The client has ended: what waits is unsent, and given back. What was being written when the driver was dropped
-    /// is in flight.
-    pub(super) fn end(&self) -> Vec<Message> {
+    /// The client has ended: what waits is unsent, and is settled by whoever asks. What was being written when the driver
+    /// was dropped is in flight.
+    pub(super) fn end(&self) -> Vec<Entry> {
         self.written(Fate::InFlight);
         let entries = {
             let mut state = self.lock();
@@ -376,12 +376,7 @@ impl Queue {
             entries
         };
         self.drained.notify(usize::MAX);
-        let unsent = |entry: Entry| {
-            let message = entry.message.clone();
-            entry.settle(Fate::Unsent);
-            message
-        };
-        entries.into_iter().map(unsent).collect()
+        entries
     }
 
     pub(super) fn accounts(&self) -> Accounts {

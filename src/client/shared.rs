@@ -8,7 +8,7 @@ use event_listener::Event;
 
 use super::ended::{Disconnected, Ended};
 use super::inbox::Inbox;
-use super::queue::Queue;
+use super::queue::{Fate, Queue};
 use crate::message::{CloseCode, Message, Text};
 
 /// What the application has asked for, for good.
@@ -199,7 +199,7 @@ impl Shared {
             let mut status = self.lock();
             status.state = State::Ended;
             status.connected = None;
-            status.unsent.extend(unsent);
+            status.unsent.extend(unsent.iter().map(|it| it.message.clone()));
             let ended = if status.panicked { Ended::Panicked } else { ended };
             status.ended.get_or_insert_with(|| Arc::new(ended));
         }
@@ -208,6 +208,8 @@ impl Shared {
             happened.end();
         }
         self.changed.notify(usize::MAX);
+        // Whoever hears of it finds them.
+        unsent.into_iter().for_each(|it| it.settle(Fate::Unsent));
     }
 
     /// For the callbacks, if there are any. It does not wait for them: one of them may wait for the connection, or for room
