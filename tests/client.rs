@@ -27,15 +27,12 @@ fn url(server: &TestServer) -> String {
     format!("ws://{}/", server.addr())
 }
 
-fn connect(server: &TestServer) -> Client {
-    within(Client::connect(url(server))).unwrap()
-}
-
 #[test]
 fn messages_of_every_kind_and_size_go_both_ways_and_come_in_order() {
-    let server = start(echo().configure(|config| config.limits.message_bytes = 1 << 20));
-    let client = connect(&server);
-    let sizes = [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20];
+    let server = start(echo().configure(|config| config.limits.message_bytes = 4 << 20));
+    // The largest ones go in fragments.
+    let client = within(Client::builder(url(&server)).message_bytes(4 << 20).connect()).unwrap();
+    let sizes = [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20, (1 << 20) + 1, (2 << 20) + 3];
     let messages: Vec<Message> = sizes
         .into_iter()
         .flat_map(|size| {
@@ -113,7 +110,7 @@ fn callbacks_are_called_one_after_the_other_in_the_order_in_which_it_happened() 
             })
             .on_message(async |_: &Session, message: Message| {
                 let text = message.as_text().unwrap_or_default().to_owned();
-                Ok::<_, BoxError>(Flow::Close(CloseCode::NORMAL, text.into()))
+                Ok::<_, BoxError>(Flow::Close(CloseCode::NORMAL, text))
             }),
     );
     let (sender, happened) = heard();

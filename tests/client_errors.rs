@@ -88,7 +88,7 @@ fn where_packets_get_no_answer_the_attempt_to_connect_is_what_times_out() {
     let full = Full::new();
     let error = fails(plain(full.addr).connect_timeout(SHORT));
     timed_out(&error, Phase::Connect, full.addr);
-    says(&error, &["nobody answers there", "firewall"]);
+    says(&error, &["none of them took the connection", "firewall"]);
 }
 
 #[test]

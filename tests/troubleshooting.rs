@@ -220,11 +220,7 @@ fn sessions() -> Vec<String> {
             SlowPeer::Close,
             |_, client| client.send_frame(TEXT, b"more than ten"),
         ),
-        record_of(
-            |config| config.timeouts.write_stall = BRIEF,
-            SlowPeer::DropOldest,
-            |server, client| flood(server, client),
-        ),
+        record_of(|config| config.timeouts.write_stall = BRIEF, SlowPeer::DropOldest, flood),
         record_of(|_| (), SlowPeer::Close, flood),
         record_of(
             |config| config.limits.outboxes_bytes = Some(1 << 20),

@@ -28,7 +28,7 @@ use crate::message::Message;
 use crate::session::{Set, Unset};
 
 /// Headers of the handshake, which are made here.
-const OWN: [&str; 7] = [
+const OWN: [&str; 11] = [
     "host",
     "upgrade",
     "connection",
@@ -36,7 +36,15 @@ const OWN: [&str; 7] = [
     "sec-websocket-version",
     "sec-websocket-protocol",
     "sec-websocket-extensions",
+    // It has no body, and nobody between shall wait for one.
+    "content-length",
+    "transfer-encoding",
+    "trailer",
+    "expect",
 ];
+
+/// A server's frame takes as much memory as its head says, up to the bound: there has to be one.
+const MESSAGE_BYTES: usize = 1 << 30;
 
 /// Makes a [`Client`].
 ///
@@ -176,7 +184,8 @@ impl<H> Builder<H> {
         self
     }
 
-    /// How large a message of the server may be. Default: 1 MiB.
+    /// How large a message of the server may be: 1 GiB at most, because as much memory is taken as the head of a frame
+    /// says that it has. Default: 1 MiB.
     #[must_use]
     pub fn message_bytes(mut self, bytes: usize) -> Self {
         self.message_bytes = bytes;
@@ -416,6 +425,12 @@ fn check<H>(builder: &Builder<H>) -> Result<(), ConnectError> {
         if number == 0 {
             return Err(ConnectError::Config(format!("{name} is 0: it must be at least 1")));
         }
+    }
+    if builder.message_bytes > MESSAGE_BYTES {
+        let asked = builder.message_bytes;
+        return Err(ConnectError::Config(format!(
+            "message_bytes is {asked}: it must be at most {MESSAGE_BYTES}"
+        )));
     }
     match builder.reconnect.invalid() {
         Some(problem) => Err(ConnectError::Config(problem)),

@@ -50,7 +50,7 @@ impl fmt::Display for Phase {
 pub enum ConnectError {
     /// The URL, of the server or of the proxy, is none that can be connected to.
     Url {
-        /// Without its password.
+        /// Without its password and its query.
         url: String,
         /// What is wrong with it.
         problem: String,
@@ -207,7 +207,7 @@ impl fmt::Display for ConnectError {
                     (_, Phase::Connect) => {
                         f.write_str(" (tried ")?;
                         list(f, tried)?;
-                        f.write_str("): nobody answers there; is the address right, and does a firewall drop packets?")
+                        f.write_str("): none of them took the connection in time; is the address right, and does a firewall drop packets?")
                     }
                     (_, phase) => {
                         let by = tried.last().into_iter().map(SocketAddr::to_string);
@@ -236,7 +236,7 @@ impl fmt::Display for ConnectError {
                     |it: &(SocketAddr, io::Error)| it.1.kind() == io::ErrorKind::ConnectionRefused;
                 let no_port =
                     |it: &(SocketAddr, io::Error)| it.1.kind() == io::ErrorKind::AddrNotAvailable;
-                if tried.iter().any(no_port) {
+                if tried.iter().all(no_port) {
                     f.write_str("; this machine has no free port for another connection to there: see TIME_WAIT")?;
                 } else if tried.iter().all(refused) {
                     f.write_str(

@@ -122,8 +122,8 @@ impl Client {
     }
 
     /// The next message, of this connection or a later one. Whoever does not call it, and has no
-    /// [`on_message`](Builder::on_message), lets the server's messages wait, which stops the server's sending after a
-    /// while.
+    /// [`on_message`](Builder::on_message), lets the server's messages wait; when there are as many as
+    /// [may wait](Builder::inbox) nothing is read any more: the server's pings are not answered, and its end is not noticed.
     ///
     /// # Errors
     ///

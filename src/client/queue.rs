@@ -310,10 +310,6 @@ impl Queue {
         state.waiting.is_empty() && state.writing.is_empty()
     }
 
-    pub(super) fn is_writing(&self) -> bool {
-        !self.lock().writing.is_empty()
-    }
-
     /// What is being written was handed to the socket. Says how many it was.
     pub(super) fn handed(&self) -> u64 {
         self.written(Fate::Handed)

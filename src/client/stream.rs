@@ -9,9 +9,68 @@ use smol::net::TcpStream;
 
 /// TCP, with or without TLS.
 pub(super) enum Stream {
-    Tcp(TcpStream),
+    Tcp(Counted),
     #[cfg(feature = "tls")]
-    Tls(Box<futures_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<futures_rustls::client::TlsStream<Counted>>),
+}
+
+impl Stream {
+    /// What the socket has carried, TLS and all.
+    pub(super) fn carried(&self) -> Carried {
+        match self {
+            Self::Tcp(tcp) => tcp.carried,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.get_ref().0.carried,
+        }
+    }
+}
+
+/// A socket that counts.
+pub(super) struct Counted {
+    tcp: TcpStream,
+    carried: Carried,
+}
+
+impl Counted {
+    pub(super) fn new(tcp: TcpStream) -> Self {
+        Self { tcp, carried: Carried::default() }
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.tcp).poll_read(cx, to);
+        if let Poll::Ready(Ok(read)) = read {
+            self.carried.read += read as u64;
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write(cx, from);
+        if let Poll::Ready(Ok(written)) = written {
+            self.carried.written += written as u64;
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_close(cx)
+    }
 }
 
 macro_rules! either {
@@ -63,7 +122,8 @@ pub(super) struct Carried {
 pub(super) struct Polled<'a, 'b, S> {
     pub(super) stream: &'a mut S,
     pub(super) cx: &'a mut Context<'b>,
-    pub(super) carried: &'a mut Carried,
+    /// How often may still be read before others get their turn.
+    pub(super) reads: usize,
 }
 
 fn done<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
@@ -75,17 +135,18 @@ fn done<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
 
 impl<S: AsyncRead + Unpin> Read for Polled<'_, '_, S> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = done(Pin::new(&mut *self.stream).poll_read(self.cx, to))?;
-        self.carried.read += read as u64;
-        Ok(read)
+        let Some(left) = self.reads.checked_sub(1) else {
+            self.cx.waker().wake_by_ref();
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        self.reads = left;
+        done(Pin::new(&mut *self.stream).poll_read(self.cx, to))
     }
 }
 
 impl<S: AsyncWrite + Unpin> Write for Polled<'_, '_, S> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        let written = done(Pin::new(&mut *self.stream).poll_write(self.cx, from))?;
-        self.carried.written += written as u64;
-        Ok(written)
+        done(Pin::new(&mut *self.stream).poll_write(self.cx, from))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -89,14 +89,18 @@ pub(super) fn host_and_port(
 }
 
 pub(super) fn wrong(url: &str, problem: &str) -> ConnectError {
-    ConnectError::Url { url: without_password(url), problem: problem.to_owned() }
+    ConnectError::Url { url: without_secrets(url), problem: problem.to_owned() }
 }
 
 /// What may be shown of a URL.
-fn without_password(url: &str) -> String {
+fn without_secrets(url: &str) -> String {
+    let url = match url.split_once('?') {
+        Some((url, _)) => format!("{url}?.."),
+        None => url.to_owned(),
+    };
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
+        None => (String::new(), &*url),
     };
     let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
     // A slash may be part of the password where it must not be: then what follows the colon is no port.
@@ -105,7 +109,7 @@ fn without_password(url: &str) -> String {
         || authority.split_once(':').filter(|it| no_port(*it)).and_then(|_| rest.rfind('@'));
     match authority.rfind('@').or_else(astray) {
         Some(at) => format!("{scheme}..{}", &rest[at..]),
-        None => url.to_owned(),
+        None => url.clone(),
     }
 }
 

@@ -15,9 +15,9 @@ use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error as Rustls,
     RootCertStore, SignatureScheme,
 };
-use smol::net::TcpStream;
 
 use super::error::ConnectError;
+use super::stream::Counted;
 use crate::config::{Identity, TlsVersion};
 use crate::tls;
 
@@ -137,9 +137,9 @@ impl Connector {
     pub(super) async fn connect(
         &self,
         host: &str,
-        tcp: TcpStream,
+        tcp: Counted,
         peer: SocketAddr,
-    ) -> Result<TlsStream<TcpStream>, ConnectError> {
+    ) -> Result<TlsStream<Counted>, ConnectError> {
         let name = ServerName::try_from(host.to_owned()).map_err(|_| ConnectError::Url {
             url: host.to_owned(),
             problem: "no certificate can be for a name like this".into(),

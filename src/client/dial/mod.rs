@@ -16,7 +16,7 @@ pub(super) use proxy::{Proxy, basic};
 
 use super::error::{ConnectError, Phase};
 use super::shared::Connected;
-use super::stream::Stream;
+use super::stream::{Counted, Stream};
 use super::target::Target;
 use crate::transport::{Deadline, DeadlineExceeded};
 
@@ -110,10 +110,10 @@ impl Dial {
         match &self.tls {
             Some(connector) if target.tls => {
                 enter(progress, Phase::Tls);
-                let tls = connector.connect(&target.host, tcp, peer).await?;
+                let tls = connector.connect(&target.host, Counted::new(tcp), peer).await?;
                 Ok(Stream::Tls(Box::new(tls)))
             }
-            _ => Ok(Stream::Tcp(tcp)),
+            _ => Ok(Stream::Tcp(Counted::new(tcp))),
         }
     }
 
@@ -126,7 +126,7 @@ impl Dial {
         _: SocketAddr,
         _: &Mutex<Progress>,
     ) -> Result<Stream, ConnectError> {
-        Ok(Stream::Tcp(tcp))
+        Ok(Stream::Tcp(Counted::new(tcp)))
     }
 
     /// With TLS 1.3 a server says only behind the handshake what it thinks of the client's certificate.

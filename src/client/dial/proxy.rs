@@ -14,6 +14,21 @@ use super::super::target::{Target, host_and_port, wrong};
 /// The head of the answer may have as many bytes as a server's.
 const HEAD_BYTES: usize = 8 * 1024;
 
+/// How many answers may announce another one.
+const ANNOUNCED: usize = 8;
+
+/// The length of a head that is whole, and its status.
+fn parse(head: &[u8]) -> Result<Option<(usize, Option<StatusCode>)>, httparse::Error> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut parsed = httparse::Response::new(&mut headers);
+    Ok(match parsed.parse(head)? {
+        httparse::Status::Complete(length) => {
+            Some((length, parsed.code.and_then(|code| StatusCode::from_u16(code).ok())))
+        }
+        httparse::Status::Partial => None,
+    })
+}
+
 pub(in crate::client) struct Proxy {
     pub(super) host: String,
     pub(super) port: u16,
@@ -71,31 +86,35 @@ impl Proxy {
         tcp.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();
         let mut chunk = [0; 1024];
+        let mut announced = 0;
         loop {
-            // The server behind it says nothing of its own accord, so that nothing can follow the head.
-            let read = tcp.read(&mut chunk).await?;
-            if read == 0 {
-                return Err(Problem::Ended(io::ErrorKind::UnexpectedEof.into()));
-            }
-            head.extend_from_slice(&chunk[..read]);
-            let mut headers = [httparse::EMPTY_HEADER; 64];
-            let mut parsed = httparse::Response::new(&mut headers);
-            match parsed.parse(&head) {
-                Ok(httparse::Status::Complete(length)) => {
-                    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
-                    return self.answered(status, length < head.len());
+            let (length, status) = match parse(&head) {
+                Ok(Some(found)) => found,
+                Ok(None) if head.len() < HEAD_BYTES => {
+                    let read = tcp.read(&mut chunk).await?;
+                    if read == 0 {
+                        return Err(Problem::Ended(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    head.extend_from_slice(&chunk[..read]);
+                    continue;
                 }
-                Ok(httparse::Status::Partial) if head.len() < HEAD_BYTES => {}
-                Ok(httparse::Status::Partial) => {
-                    return Err(self.problem(
-                        None,
-                        &format!("the head of its answer has more than {HEAD_BYTES} bytes"),
-                    ));
+                Ok(None) => {
+                    let problem =
+                        format!("the head of its answer has more than {HEAD_BYTES} bytes");
+                    return Err(self.problem(None, &problem));
                 }
                 Err(error) => {
                     return Err(self.problem(None, &format!("its answer is no HTTP: {error}")));
                 }
+            };
+            // 100 and its like announce another answer (RFC 9110 section 15.2).
+            if status.is_some_and(|status| status.is_informational()) && announced < ANNOUNCED {
+                announced += 1;
+                head.drain(..length);
+                continue;
             }
+            // The server behind it says nothing of its own accord, so that nothing can follow the head.
+            return self.answered(status, length < head.len());
         }
     }
 
