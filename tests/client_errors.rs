@@ -277,12 +277,12 @@ fn a_client_that_gives_up_says_why_and_how_often_it_has_tried() {
     let client = plain(closed).reconnect(soon).start().unwrap();
     let ended = within(client.ended());
     match &*ended {
-        Ended::Failed { attempts: 3, last: ConnectError::Refused { tried } } => {
+        Ended::Failed { attempts: 4, last: ConnectError::Refused { tried } } => {
             assert_eq!(tried[0].0, closed);
         }
         other => panic!("{other}"),
     }
-    assert!(ended.to_string().starts_with("gave up after 3 attempts: cannot connect"), "{ended}");
+    assert!(ended.to_string().starts_with("gave up after 4 attempts: cannot connect"), "{ended}");
     assert!(within(client.recv()).is_err());
 }
 

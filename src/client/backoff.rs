@@ -85,8 +85,9 @@ impl Reconnect {
         self
     }
 
-    /// How many attempts in a row may fail before the client gives up; a connection that ended sooner than after 5 s
-    /// counts as one, and one that has lasted so long begins a new row. Default: as many as there are.
+    /// How often in a row it tries again, behind an attempt that has failed or a connection that has ended; a connection
+    /// that ends sooner than after 5 s counts as an attempt, and one that has lasted so long begins a new row. Default:
+    /// for ever.
     #[must_use]
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = Some(attempts);

@@ -195,11 +195,13 @@ impl Shared {
     /// It is over: nothing is taken any more, and what waits is kept for [`take_unsent`](Self::take_unsent).
     pub(super) fn finish(&self, ended: Ended) {
         let unsent = self.queue.end();
+        self.lock().unsent.extend(unsent.iter().map(|it| it.message.clone()));
+        // Whoever hears of it finds them, and whoever hears of the end knows what became of each.
+        unsent.into_iter().for_each(|it| it.settle(Fate::Unsent));
         {
             let mut status = self.lock();
             status.state = State::Ended;
             status.connected = None;
-            status.unsent.extend(unsent.iter().map(|it| it.message.clone()));
             let ended = if status.panicked { Ended::Panicked } else { ended };
             status.ended.get_or_insert_with(|| Arc::new(ended));
         }
@@ -208,8 +210,6 @@ impl Shared {
             happened.end();
         }
         self.changed.notify(usize::MAX);
-        // Whoever hears of it finds them.
-        unsent.into_iter().for_each(|it| it.settle(Fate::Unsent));
     }
 
     /// For the callbacks, if there are any. It does not wait for them: one of them may wait for the connection, or for room

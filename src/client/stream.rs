@@ -1,6 +1,6 @@
 //! The byte stream of a connection, and how the protocol's machine sees it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -35,6 +35,20 @@ impl Counted {
     pub(super) fn new(tcp: TcpStream) -> Self {
         Self { tcp, carried: Carried::default() }
     }
+
+    fn has_read(&mut self, read: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(read)) = read {
+            self.carried.read += read as u64;
+        }
+        read
+    }
+
+    fn has_written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(written)) = written {
+            self.carried.written += written as u64;
+        }
+        written
+    }
 }
 
 impl AsyncRead for Counted {
@@ -44,10 +58,16 @@ impl AsyncRead for Counted {
         to: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let read = Pin::new(&mut self.tcp).poll_read(cx, to);
-        if let Poll::Ready(Ok(read)) = read {
-            self.carried.read += read as u64;
-        }
-        read
+        self.has_read(read)
+    }
+
+    fn poll_read_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.tcp).poll_read_vectored(cx, to);
+        self.has_read(read)
     }
 }
 
@@ -58,10 +78,16 @@ impl AsyncWrite for Counted {
         from: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.tcp).poll_write(cx, from);
-        if let Poll::Ready(Ok(written)) = written {
-            self.carried.written += written as u64;
-        }
-        written
+        self.has_written(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, from);
+        self.has_written(written)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

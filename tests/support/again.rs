@@ -119,15 +119,29 @@ impl Served {
         Ok(Self { stream })
     }
 
-    /// One frame of the client; an error when its connection has ended, or somebody has cut it.
+    /// One message of the client, or a control frame; an error when its connection has ended, or somebody has cut it.
     pub fn try_frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let (mut last, opcode, mut message) = self.try_fragment()?;
+        while !last {
+            let (fin, continuation, payload) = self.try_fragment()?;
+            assert_eq!(
+                continuation, 0,
+                "a large message goes in fragments, with nothing between them"
+            );
+            message.extend(payload);
+            last = fin;
+        }
+        Ok((opcode, message))
+    }
+
+    fn try_fragment(&mut self) -> io::Result<(bool, u8, Vec<u8>)> {
         let mut array = |len| {
             let mut bytes = vec![0; len];
             self.stream.read_exact(&mut bytes).map(|()| bytes)
         };
         let number = |bytes: Vec<u8>| bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte));
         let head = array(2)?;
-        assert_eq!(head[0] & 0xF0, 0x80, "whole messages, and no extension");
+        assert_eq!(head[0] & 0x70, 0, "no extension");
         assert_eq!(head[1] & 0x80, 0x80, "a client masks");
         let len = match head[1] & 0x7F {
             126 => number(array(2)?),
@@ -137,7 +151,7 @@ impl Served {
         let mask = array(4)?;
         let mut payload = array(len)?;
         payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
-        Ok((head[0] & 0x0F, payload))
+        Ok((head[0] & 0x80 != 0, head[0] & 0x0F, payload))
     }
 
     #[track_caller]
