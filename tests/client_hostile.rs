@@ -154,3 +154,22 @@ fn a_frame_that_claims_more_than_may_come_is_refused_by_its_head() {
     // A close frame, masked.
     assert_eq!(said.next().first(), Some(&0x88));
 }
+
+#[test]
+fn what_came_before_the_end_is_delivered_however_slowly_it_is_taken() {
+    let (addr, gone) = script(|raw| {
+        grant(raw);
+        for i in 0..10_u8 {
+            raw.send(&[0x82, 1, i]);
+        }
+        raw.send(&[0x88, 2, 0x03, 0xe8]);
+        raw.read_to_end();
+    });
+    let client = open(patient(addr).inbox(1));
+    for i in 0..10_u8 {
+        assert_eq!(within(client.recv()).unwrap().as_bytes(), [i]);
+    }
+    let ended = within(client.recv()).unwrap_err();
+    assert!(matches!(&*ended, Ended::Disconnected(last) if last.is_clean()), "{ended}");
+    gone.next();
+}

@@ -26,6 +26,12 @@ impl<T> Inbox<T> {
         state.1 || state.0.len() < self.bound
     }
 
+    /// Whether more than may wait do: what the last connection had in hand when it ended.
+    pub(super) fn is_overfull(&self) -> bool {
+        let state = self.lock();
+        !state.1 && state.0.len() > self.bound
+    }
+
     /// Hears of room. Made before [`has_room`](Self::has_room) is asked.
     pub(super) fn listen(&self) -> EventListener {
         self.drained.listen()

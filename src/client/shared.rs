@@ -251,6 +251,14 @@ impl Shared {
         }
     }
 
+    /// Whether not even one message more may be taken in hand.
+    pub(super) fn is_overfull(&self) -> bool {
+        match &self.happened {
+            Some(happened) if self.calls => happened.is_overfull(),
+            _ => self.inbox.is_overfull(),
+        }
+    }
+
     /// Hears of room for a message.
     pub(super) fn listen_for_room(&self) -> event_listener::EventListener {
         match &self.happened {

@@ -104,7 +104,7 @@ impl Link<'_> {
             // While nobody takes what comes, silence says nothing.
             // While the socket is full, whether the server lives is the write stall's business.
             let full = self.unflushed.as_ref().is_some_and(|unflushed| unflushed.full);
-            let beats = self.goodbye.is_none() && self.held.is_none() && !full;
+            let beats = self.goodbye.is_none() && !self.paused && !full;
             if let (true, Some(every)) = (beats, self.limits.ping) {
                 match self.heart.next(every, self.limits.pong) {
                     Some((at, Beat::Missed)) if due(at) => return Err(Why::PongTimeout),

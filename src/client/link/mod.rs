@@ -55,6 +55,8 @@ pub(super) struct Link<'a> {
     rest: Option<Rest>,
     /// A message for which there is no room: nothing is read behind it.
     held: Option<Message>,
+    /// Nobody takes what comes.
+    paused: bool,
     /// Since when the application wants it closed.
     closing: Option<Instant>,
     goodbye: Option<Parting>,
@@ -94,6 +96,7 @@ impl<'a> Link<'a> {
             unflushed: None,
             rest: None,
             held: None,
+            paused: false,
             closing: None,
             goodbye: None,
             timer: Timer::never(),
@@ -107,6 +110,10 @@ impl<'a> Link<'a> {
         let mut room = self.shared.listen_for_room();
         let why = poll_fn(|cx| self.poll(cx, &mut filled, &mut room)).await;
         let in_flight = self.shared.queue.broken(self.stream.carried().written == self.batch);
+        if let Some(message) = self.held.take() {
+            // It came, so it is delivered.
+            self.shared.received(message);
+        }
         let lived = self.began.elapsed();
         let (by, code, reason, clean) = match (self.goodbye, &why) {
             (Some(parting), _) => (parting.by, parting.code, parting.reason, parting.answered),

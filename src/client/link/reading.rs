@@ -35,6 +35,7 @@ impl Link<'_> {
         loop {
             if !self.deliver(now) {
                 self.held = None;
+                self.paused = false;
             }
             if !self.read_frame(cx, now, LAST_READS)? {
                 return Ok(());
@@ -45,6 +46,12 @@ impl Link<'_> {
     /// Whether the next message may be read: none is left for which there is no room.
     fn deliver(&mut self, now: Instant) -> bool {
         let Some(message) = self.held.take() else {
+            let paused =
+                self.shared.is_overfull() && self.closing.is_none() && self.goodbye.is_none();
+            if !std::mem::replace(&mut self.paused, paused) || paused {
+                return !paused;
+            }
+            self.heart.resume(now);
             return true;
         };
         // Who has asked for the end takes what there is room for, and waits for nothing.
@@ -53,8 +60,10 @@ impl Link<'_> {
             self.shared.received(message);
         } else if !parting {
             self.held = Some(message);
+            self.paused = true;
             return false;
         }
+        self.paused = false;
         // The silence was ours.
         self.heart.resume(now);
         true
