@@ -253,14 +253,7 @@ fn a_message_that_is_too_large_ends_the_connection_with_1009() {
 
 #[test]
 fn a_server_that_says_nothing_more_is_noticed_by_its_missing_pong() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    // It upgrades, and then never reads or writes again.
-    let silent = std::thread::spawn(move || {
-        let (tcp, _) = listener.accept().unwrap();
-        answer_handshake(&tcp);
-        tcp
-    });
+    let (addr, silent) = silent();
     let connecting = Client::builder(format!("ws://{addr}/"))
         .ping(Duration::from_millis(50))
         .pong_timeout(Duration::from_millis(50))
@@ -277,13 +270,7 @@ fn a_server_that_says_nothing_more_is_noticed_by_its_missing_pong() {
 
 #[test]
 fn a_server_that_takes_nothing_is_noticed_and_what_was_on_its_way_is_counted() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let silent = std::thread::spawn(move || {
-        let (tcp, _) = listener.accept().unwrap();
-        answer_handshake(&tcp);
-        tcp
-    });
+    let (addr, silent) = silent();
     let connecting = Client::builder(format!("ws://{addr}/"))
         .ping(None)
         .write_stall(Duration::from_millis(100))
@@ -308,6 +295,18 @@ fn a_server_that_takes_nothing_is_noticed_and_what_was_on_its_way_is_counted() {
     assert_eq!(count(Fate::InFlight), accounts.in_flight);
     assert_eq!(count(Fate::Unsent), accounts.unsent);
     assert_eq!(client.take_unsent().len() as u64, accounts.unsent);
+}
+
+/// A server that upgrades its first client, and then never reads or writes again.
+fn silent() -> (std::net::SocketAddr, std::thread::JoinHandle<std::net::TcpStream>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let served = std::thread::spawn(move || {
+        let (tcp, _) = listener.accept().unwrap();
+        answer_handshake(&tcp);
+        tcp
+    });
+    (addr, served)
 }
 
 /// The server's side of a handshake.

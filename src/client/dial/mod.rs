@@ -80,16 +80,16 @@ impl Dial {
         if let Some(proxy) = &self.proxy {
             enter(progress, Phase::Proxy);
             proxy.tunnel(&tcp, target).await.map_err(|problem| match problem {
-                proxy::Problem::Refused(error) => error,
-                proxy::Problem::Ended(source) => ended(Phase::Proxy, source, progress),
+                Problem::Refused(error) => error,
+                Problem::Ended(source) => ended(Phase::Proxy, source, progress),
             })?;
         }
         let mut stream = self.secure(target, tcp, peer, progress).await?;
         enter(progress, Phase::Upgrade);
         let opened = upgrade::upgrade(&mut stream, target, &self.headers, &self.subprotocols).await;
         let (head, rest) = opened.map_err(|problem| match problem {
-            upgrade::Problem::Refused(error) => error,
-            upgrade::Problem::Ended(source) => self.ended_late(source, progress),
+            Problem::Refused(error) => error,
+            Problem::Ended(source) => self.ended_late(source, progress),
         })?;
         let upgrade::Head { headers, subprotocol } = head;
         Ok(Dialed {
@@ -138,6 +138,24 @@ impl Dial {
             return super::tls::failed(&target.host, peer(progress), source);
         }
         ended(Phase::Upgrade, source, progress)
+    }
+}
+
+/// Why a request came to nothing: its answer, or the connection's end.
+enum Problem {
+    Refused(ConnectError),
+    Ended(io::Error),
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::Ended(error)
+    }
+}
+
+impl From<ConnectError> for Problem {
+    fn from(error: ConnectError) -> Self {
+        Self::Refused(error)
     }
 }
 

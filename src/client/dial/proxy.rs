@@ -10,6 +10,7 @@ use smol::net::TcpStream;
 
 use super::super::error::ConnectError;
 use super::super::target::{Target, host_and_port, wrong};
+use super::Problem;
 
 /// The head of the answer may have as many bytes as a server's.
 const HEAD_BYTES: usize = 8 * 1024;
@@ -36,18 +37,6 @@ pub(in crate::client) struct Proxy {
     shown: String,
     /// The value of `Proxy-Authorization`.
     authorization: Option<String>,
-}
-
-/// Why there is no tunnel.
-pub(super) enum Problem {
-    Refused(ConnectError),
-    Ended(io::Error),
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::Ended(error)
-    }
 }
 
 impl Proxy {

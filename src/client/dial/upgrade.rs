@@ -14,6 +14,7 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use super::super::error::{ConnectError, Rejected};
 use super::super::stream::Stream;
 use super::super::target::Target;
+use super::Problem;
 
 /// The head of the answer, and how many headers it may have.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -29,24 +30,6 @@ const BODY_BYTES: usize = 1024;
 pub(super) struct Head {
     pub(super) headers: HeaderMap,
     pub(super) subprotocol: Option<String>,
-}
-
-/// Why there is no WebSocket.
-pub(super) enum Problem {
-    Refused(ConnectError),
-    Ended(io::Error),
-}
-
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::Ended(error)
-    }
-}
-
-impl From<ConnectError> for Problem {
-    fn from(error: ConnectError) -> Self {
-        Self::Refused(error)
-    }
 }
 
 fn protocol(problem: impl Into<String>) -> Problem {
