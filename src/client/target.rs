@@ -94,22 +94,25 @@ pub(super) fn wrong(url: &str, problem: &str) -> ConnectError {
 
 /// What may be shown of a URL.
 fn without_secrets(url: &str) -> String {
-    let url = match url.split_once('?') {
-        Some((url, _)) => format!("{url}?.."),
-        None => url.to_owned(),
-    };
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), &*url),
+        None => (String::new(), url),
     };
-    let authority = &rest[..rest.find('/').unwrap_or(rest.len())];
-    // A slash may be part of the password where it must not be: then what follows the colon is no port.
+    let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+    // A slash or a question mark may be part of the password where they must not be: then what follows the colon is no
+    // port. An IPv6 address has colons of its own.
     let no_port = |(_, port): (&str, &str)| port.parse::<u16>().is_err();
-    let astray =
-        || authority.split_once(':').filter(|it| no_port(*it)).and_then(|_| rest.rfind('@'));
-    match authority.rfind('@').or_else(astray) {
-        Some(at) => format!("{scheme}..{}", &rest[at..]),
-        None => url.clone(),
+    let astray = !authority.starts_with('[') && authority.split_once(':').is_some_and(no_port);
+    let (shown, cut) = match rest.split_once('?') {
+        Some((shown, _)) => (shown, "?.."),
+        None => (rest, ""),
+    };
+    let at = if astray { shown.rfind('@') } else { authority.rfind('@') };
+    match at {
+        Some(at) => format!("{scheme}..{}{cut}", &shown[at..]),
+        // Whether it belongs to the password or to the query, nobody knows.
+        None if astray && rest.contains('@') => format!("{scheme}.."),
+        None => format!("{scheme}{shown}{cut}"),
     }
 }
 
@@ -176,7 +179,19 @@ mod tests {
         }
         let error = Target::parse("http://me:secret@a/").unwrap_err().to_string();
         assert!(error.contains("http://..@a/") && !error.contains("secret"), "{error}");
-        let error = Target::parse("ws://me:sec/ret@a/").unwrap_err().to_string();
-        assert!(error.contains("ws://..@a/") && !error.contains("ret"), "{error}");
+        for (url, shown) in [
+            ("ws://me:sec/ret@a/b?token=secret", "\"ws://..@a/b?..\""),
+            ("ws://me:sec#ret@a/b?token=secret", "\"ws://..@a/b?..\""),
+            ("ws://me:sec?ret@a/b?token=secret", "\"ws://..\""),
+            ("ws://me:sec/?ret@a/b", "\"ws://..\""),
+            ("ws://a:bad/b?to=me@secret", "\"ws://..\""),
+            ("ws://a:1#/me@b?to=me@secret", "\"ws://a:1#/me@b?..\""),
+            ("ws://[::1]:80#/me@b?to=me@secret", "\"ws://[::1]:80#/me@b?..\""),
+            ("ws://me:secret@[::1]:0/", "\"ws://..@[::1]:0/\""),
+            ("ws://me@you:secret@a:0/", "\"ws://..@a:0/\""),
+        ] {
+            let error = Target::parse(url).unwrap_err().to_string();
+            assert!(error.contains(shown) && !error.contains("sec"), "{url}: {error}");
+        }
     }
 }

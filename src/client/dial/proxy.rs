@@ -132,7 +132,8 @@ pub(in crate::client) fn basic(credentials: &str) -> Result<String, &'static str
     while let Some((&byte, more)) = rest.split_first() {
         rest = more;
         if byte == b'%' {
-            let hex = rest.get(..2).and_then(|it| std::str::from_utf8(it).ok());
+            let hex = rest.get(..2).filter(|it| it.iter().all(u8::is_ascii_hexdigit));
+            let hex = hex.and_then(|it| std::str::from_utf8(it).ok());
             let hex = hex.and_then(|it| u8::from_str_radix(it, 16).ok());
             bytes.push(
                 hex.ok_or("its credentials have a % without two hexadecimal digits behind it")?,
