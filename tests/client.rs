@@ -233,6 +233,23 @@ fn a_client_that_is_not_read_from_stops_reading_and_goes_on_when_it_is() {
     server.finish();
 }
 
+// Adding what else may wait to the largest number there is was a panic.
+#[test]
+fn as_many_messages_may_wait_as_there_are_numbers() {
+    let server = start(echo());
+    let (sender, came) = heard();
+    let connecting = Client::builder(url(&server))
+        .inbox(usize::MAX)
+        .queue(usize::MAX, usize::MAX)
+        .on_message(async move |_: &Client, message: Message| drop(sender.send(message)))
+        .connect();
+    let client = within(connecting).unwrap();
+    within(client.send("hello")).unwrap();
+    assert_eq!(came.next(), Message::from("hello"));
+    drop(client);
+    server.finish();
+}
+
 #[test]
 fn a_message_that_is_too_large_ends_the_connection_with_1009() {
     let (sender, closed) = heard();

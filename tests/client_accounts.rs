@@ -108,10 +108,9 @@ fn the_newest_or_the_oldest_are_dropped_where_that_is_asked_for() {
     await_handed(&client, 1);
 }
 
-// Everything that waited was dropped for a message that was then dropped itself, because what was being written left no
-// room for it.
+// It was dropped because what was being written left no room for it: the server kept an old value for good.
 #[test]
-fn nothing_is_dropped_for_a_message_that_cannot_be_taken() {
+fn the_newest_message_waits_beside_what_is_being_written() {
     for when_full in [WhenFull::DropOldest, WhenFull::Conflate] {
         let (place, client) = away(10, 20 << 20, when_full);
         let large = within(client.send_with_receipt(vec![7; 16 << 20])).unwrap();
@@ -119,16 +118,33 @@ fn nothing_is_dropped_for_a_message_that_cannot_be_taken() {
         // The kernel does not take it all, so it is being written.
         served.stream.read_exact(&mut [0; 100]).unwrap();
         within(client.send_keyed("key", "small")).unwrap();
-        let refused = within(client.send_with_receipt(vec![7; 8 << 20])).unwrap();
+        let replaced = within(client.send_with_receipt(vec![7; 8 << 20])).unwrap();
+        assert_eq!(books(&client), [3, 0, 2, 1, 0, 0]);
         within(client.send_keyed("key", vec![7; 8 << 20])).unwrap();
-        assert_eq!(within(refused), Fate::Dropped);
-        assert_eq!(books(&client), [4, 0, 2, 2, 0, 0]);
+        assert_eq!(within(replaced), Fate::Dropped);
+        within(client.send_keyed("key", "the last word")).unwrap();
+        assert_eq!(books(&client), [5, 0, 2, 3, 0, 0]);
         served.reset();
         assert_eq!(within(large), Fate::InFlight);
-        assert_eq!(place.accept().text(), "small");
+        assert_eq!(place.accept().text(), "the last word");
         await_handed(&client, 1);
-        assert_eq!(books(&client), [4, 1, 0, 2, 1, 0]);
+        assert_eq!(books(&client), [5, 1, 0, 3, 1, 0]);
     }
+}
+
+// What was taken together was settled together.
+#[test]
+fn a_large_message_does_not_keep_it_from_being_known_what_became_of_those_before_it() {
+    let (place, client) = away(10, 20 << 20, WhenFull::Wait);
+    let small = receipts(&client, &["", "small"]);
+    let large = within(client.send_with_receipt(vec![7; 16 << 20])).unwrap();
+    let mut served = place.accept();
+    assert_eq!(served.texts(), ["", "small"]);
+    assert_eq!(fates(small), [Fate::Handed; 2]);
+    assert_eq!((large.fate(), books(&client)), (None, [3, 2, 1, 0, 0, 0]));
+    served.reset();
+    assert_eq!(within(large), Fate::InFlight);
+    assert_eq!(books(&client), [3, 2, 0, 0, 1, 0]);
 }
 
 #[test]

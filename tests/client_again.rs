@@ -296,8 +296,8 @@ fn a_callback_that_waits_for_the_next_connection_does_not_keep_it_away() {
     for (number, pair) in answers[..answers.len() - 1].chunks(2).enumerate() {
         assert_eq!(pair, [format!("{number}"), format!("{number}")]);
     }
-    // As many as may wait, and the first. What it had no room for is lost with the connection.
-    assert_eq!(answers.len(), 2 * 17 + 1, "{answers:?}");
+    // The first, as many as may wait, and what it had in hand. What is behind that is lost with the connection.
+    assert_eq!(answers.len(), 2 * 3 + 1, "{answers:?}");
 }
 
 #[test]
@@ -326,8 +326,8 @@ fn a_callback_that_does_not_end_keeps_no_record_of_every_connection() {
     client.abort();
     let told: Vec<bool> = told.iter().collect();
     assert!(told.chunks(2).all(|pair| pair == [true, false]), "one after the other: {told:?}");
-    // The one that was told of all the time, sixteen events that may wait beside as many messages, and the last one.
-    assert!((9..20).contains(&(told.len() / 2)), "{}", told.len());
+    // The one that was told of all the time, those that may wait, and the last one.
+    assert!((9..=10).contains(&(told.len() / 2)), "{}", told.len());
 }
 
 #[test]
@@ -368,17 +368,20 @@ fn a_callback_may_close_the_client_and_a_panic_of_one_ends_it() {
 }
 
 // The goodbye and the reset came between the client's reading and its writing: a write that failed was all that it
-// noticed, and it came back to a server that had told it not to. Rare, so there are many.
+// noticed, and it came back to a server that had told it not to. And an answer to a ping that could not be sent kept the
+// goodbye from being read. Rare, so there are many.
 #[test]
 fn a_goodbye_is_heard_by_one_who_writes_all_the_time() {
     let place = Place::new();
-    for _ in 0..200 {
+    for round in 0..200 {
         let client = place.client().start().unwrap();
         let mut served = place.accept();
         let writer = client.clone();
         let writing = std::thread::spawn(move || while within(writer.send("hello")).is_ok() {});
         served.text();
-        served.send(CLOSE, &1008_u16.to_be_bytes());
+        let mut last = server_frame(PING, b"?").repeat(round % 4);
+        last.extend(server_frame(CLOSE, &1008_u16.to_be_bytes()));
+        served.stream.write_all(&last).unwrap();
         // Much of what the client has sent is unread, so this is a reset.
         drop(served);
         let ended = within(client.ended());

@@ -292,6 +292,32 @@ fn with_tls_1_2_a_missing_certificate_is_said_in_the_handshake() {
     says(&error, &["HandshakeFailure", "does it want a certificate of the client"]);
 }
 
+// Whoever logs that TLS was cut off logged every client.
+#[test]
+fn the_end_of_a_connection_is_an_end_of_its_tls() {
+    let authority = Signer::new();
+    let shown = authority.sign(&["localhost"], (2020, 2099), SERVER);
+    for versions in [&[&TLS12][..], &[&TLS13]] {
+        let (addr, ended) = tls_script(shown.config(versions), |tls| {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                io::Read::read_exact(tls, &mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8(request).unwrap();
+            io::Write::write_all(tls, agreed(&request, "").as_bytes()).unwrap();
+            io::Write::write_all(tls, &[0x88, 2, 0x03, 0xe8]).unwrap();
+            // An error, where TLS does not end before its connection.
+            io::Read::read_to_end(tls, &mut Vec::new())
+        });
+        let client = within(secure(addr, &authority).connect()).unwrap();
+        let answer = ended.next().expect("an end of TLS");
+        assert_eq!(answer, 8, "a goodbye and nothing else");
+        within(client.ended());
+    }
+}
+
 #[test]
 fn a_server_that_goes_silent_in_tls_or_behind_it_is_given_up() {
     let authority = Signer::new();

@@ -192,8 +192,9 @@ impl<H> Builder<H> {
         self
     }
 
-    /// How many messages, and bytes of them, may wait to be sent, also while there is no connection. One message of any
-    /// size may wait alone. Default: 1 024 and 1 MiB.
+    /// How many messages, and bytes of them, may wait to be sent or be on their way to the socket, also while there is no
+    /// connection. One message of any size may wait alone; and with [`WhenFull::DropOldest`] and [`WhenFull::Conflate`]
+    /// beside those that are on their way. Default: 1 024 and 1 MiB.
     #[must_use]
     pub fn queue(mut self, messages: usize, bytes: usize) -> Self {
         (self.queue.messages, self.queue.bytes) = (messages, bytes);
@@ -284,7 +285,7 @@ impl<C, D, G> Builder<Each<C, Unset, D, G>> {
 }
 
 impl<C, M, G> Builder<Each<C, M, Unset, G>> {
-    /// Calls this when a WebSocket has ended, once for each.
+    /// Calls this when a WebSocket has ended, once for each that was told of.
     #[must_use]
     pub fn on_disconnect<F>(self, f: F) -> Builder<Each<C, M, Set<F>, G>>
     where

@@ -14,8 +14,8 @@ use crate::session::{Set, Unset};
 /// They are called one after the other, in the order in which it happened, on the thread of the client or wherever its
 /// [`Driver`](super::Driver) runs. While one works, the connection lives on: what is queued leaves, pings are sent
 /// and answered, the client comes back, and further messages wait: up to [`Builder::inbox`](super::Builder::inbox), and
-/// then nothing is read any more, neither a ping of the server nor its end, until a callback has ended. Of connections that ended and brought nothing while
-/// eight others already waited to be told of, nothing is told.
+/// then nothing is read any more, neither a ping of the server nor its end, until a callback has ended. Of connections
+/// that ended and brought nothing while eight others already waited to be told of, nothing is told.
 pub trait Callbacks: 'static {
     /// Whether messages are for [`message`](Self::message); otherwise they are for
     /// [`Client::recv`](super::Client::recv).
@@ -36,7 +36,7 @@ pub trait Callbacks: 'static {
         async {}
     }
 
-    /// A WebSocket has ended; once for each that there was.
+    /// A WebSocket has ended; once for each that was told of.
     fn disconnected(&self, client: &Client, ended: &Disconnected) -> impl Future<Output = ()> {
         let _ = (client, ended);
         async {}

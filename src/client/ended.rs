@@ -73,7 +73,8 @@ impl Disconnected {
         self.by
     }
 
-    /// The code of the close frame that began the end, the server's or ours.
+    /// The code of the close frame that began the end, the server's or ours. A code that nobody may send, and 1014, is
+    /// told as 1002, which is what it was answered with.
     #[must_use]
     pub fn code(&self) -> Option<CloseCode> {
         self.code
@@ -91,8 +92,9 @@ impl Disconnected {
         self.clean
     }
 
-    /// Messages of which some bytes had been handed to the socket, and not all: whether the server has them, nobody
-    /// knows. They are not sent again.
+    /// Messages that were being written when it ended, together in one piece, of which some bytes had been handed to the
+    /// socket: which of them the server has, nobody knows ([`Fate::InFlight`](super::Fate::InFlight)). They are not
+    /// sent again.
     #[must_use]
     pub fn in_flight(&self) -> u64 {
         self.in_flight

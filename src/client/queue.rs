@@ -20,7 +20,8 @@ pub enum WhenFull {
     Wait,
     /// The message itself is dropped.
     DropNewest,
-    /// The oldest of those that wait are dropped.
+    /// The oldest of those that wait are dropped. What is being written is none of them: one message waits beside it even
+    /// where it takes all the room, so that the last word is never the one that is dropped.
     DropOldest,
     /// A message with a [key](super::Client::send_keyed) takes the place of the one with the same key, whether the
     /// queue is full or not; its own place is behind everything that waits. At the bound, and without a key, as
@@ -194,8 +195,9 @@ struct State {
 }
 
 impl State {
-    fn drop_oldest(&mut self) -> Option<Entry> {
-        let entry = self.waiting.pop_front()?;
+    /// Drops what waits at this place, if there is something.
+    fn drop_at(&mut self, place: usize) -> Option<Entry> {
+        let entry = self.waiting.remove(place)?;
         self.bytes -= entry.message.len();
         self.accounts.queued -= 1;
         self.accounts.dropped += 1;
@@ -219,13 +221,6 @@ impl Queue {
             || (messages < self.bounds.messages && state.bytes + more <= self.bounds.bytes)
     }
 
-    /// Whether there would be room if nothing waited but what is being written, which cannot be dropped.
-    fn could_have_room(&self, state: &State, more: usize) -> bool {
-        let bytes: usize = state.writing.iter().map(|it| it.message.len()).sum();
-        state.writing.is_empty()
-            || (state.writing.len() < self.bounds.messages && bytes + more <= self.bounds.bytes)
-    }
-
     /// Accepts a message, or gives it back.
     pub(super) fn push(&self, entry: Entry) -> Result<(), Refused> {
         let mut settled = Vec::new();
@@ -237,33 +232,27 @@ impl Queue {
             }
             let size = entry.message.len();
             if !self.has_room(state, size) {
-                let newest = match self.bounds.when_full {
+                match self.bounds.when_full {
                     WhenFull::Wait => return Err(Refused::Full(entry)),
-                    WhenFull::DropNewest => true,
-                    // Nothing is dropped for one that is dropped as well.
-                    WhenFull::DropOldest | WhenFull::Conflate => !self.could_have_room(state, size),
-                };
-                if newest {
-                    state.accounts.accepted += 1;
-                    state.accounts.dropped += 1;
-                    drop(guard);
-                    entry.settle(Fate::Dropped);
-                    return Ok(());
+                    WhenFull::DropNewest => {
+                        state.accounts.accepted += 1;
+                        state.accounts.dropped += 1;
+                        drop(guard);
+                        entry.settle(Fate::Dropped);
+                        return Ok(());
+                    }
+                    WhenFull::DropOldest | WhenFull::Conflate => {}
                 }
             }
             if self.bounds.when_full == WhenFull::Conflate {
                 let of_key = entry.key.as_ref().and_then(|key| {
                     state.waiting.iter().position(|it| it.key.as_ref() == Some(key))
                 });
-                if let Some(old) = of_key.and_then(|place| state.waiting.remove(place)) {
-                    state.bytes -= old.message.len();
-                    state.accounts.queued -= 1;
-                    state.accounts.dropped += 1;
-                    settled.push(old);
-                }
+                settled.extend(of_key.and_then(|place| state.drop_at(place)));
             }
+            // What is being written cannot be dropped; beside it the newest one waits.
             while !self.has_room(state, size) {
-                let Some(old) = state.drop_oldest() else {
+                let Some(old) = state.drop_at(0) else {
                     break;
                 };
                 settled.push(old);
@@ -291,14 +280,15 @@ impl Queue {
         }
     }
 
-    /// Hears of what comes next. Made before [`take`](Self::take).
+    /// Hears of what comes next. Made before [`take_if`](Self::take_if).
     pub(super) fn listen(&self) -> EventListener {
         self.filled.listen()
     }
 
-    /// The next message to be written; from now on it counts as being written.
-    pub(super) fn take(&self) -> Option<Message> {
+    /// The next message to be written, if it is one for now; from then on it counts as being written.
+    pub(super) fn take_if(&self, fits: impl FnOnce(&Message) -> bool) -> Option<Message> {
         let mut state = self.lock();
+        state.waiting.front().filter(|next| fits(&next.message))?;
         let entry = state.waiting.pop_front()?;
         let message = entry.message.clone();
         state.writing.push(entry);
@@ -315,17 +305,27 @@ impl Queue {
         self.written(Fate::Handed)
     }
 
-    /// The connection broke. What was being written is not sent again, unless no byte of it has left. Says how many
-    /// are in flight.
+    /// The connection broke. What was being written is not sent again, unless no byte of it has left, and nothing has come
+    /// to take its place. Says how many are in flight.
     pub(super) fn broken(&self, untouched: bool) -> u64 {
         if !untouched {
             return self.written(Fate::InFlight);
         }
-        let mut state = self.lock();
-        let state = &mut *state;
-        for entry in state.writing.drain(..).rev() {
-            state.waiting.push_front(entry);
+        let mut replaced = Vec::new();
+        {
+            let mut state = self.lock();
+            let state = &mut *state;
+            for entry in std::mem::take(&mut state.writing).into_iter().rev() {
+                let newer = |it: &Entry| it.key.is_some() && it.key == entry.key;
+                let is_replaced =
+                    self.bounds.when_full == WhenFull::Conflate && state.waiting.iter().any(newer);
+                state.waiting.push_front(entry);
+                if is_replaced {
+                    replaced.extend(state.drop_at(0));
+                }
+            }
         }
+        replaced.into_iter().for_each(|it| it.settle(Fate::Dropped));
         0
     }
 
@@ -377,5 +377,40 @@ impl Queue {
 
     pub(super) fn accounts(&self) -> Accounts {
         self.lock().accounts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(queue: &Queue) -> Vec<String> {
+        let taken = std::iter::from_fn(|| queue.take_if(|_| true));
+        taken.map(|it| it.as_text().unwrap_or_default().to_owned()).collect()
+    }
+
+    // Two of one key waited, and what came next took the place of only one.
+    #[test]
+    fn what_comes_back_from_a_broken_connection_has_been_replaced_by_what_came_meanwhile() {
+        let bounds = Bounds { messages: 10, bytes: 100, when_full: WhenFull::Conflate };
+        let queue = Queue::new(bounds);
+        let push = |key: Option<&str>, text: &str| {
+            assert!(queue.push(Entry::new(text.into(), key.map(Text::from))).is_ok());
+        };
+        push(Some("a"), "a1");
+        push(Some("b"), "b1");
+        push(None, "plain");
+        assert_eq!(texts(&queue), ["a1", "b1", "plain"]);
+        push(Some("b"), "b2");
+        push(None, "plain, too");
+        assert_eq!(queue.broken(true), 0);
+        let books = Accounts { accepted: 5, queued: 4, dropped: 1, ..Accounts::default() };
+        assert_eq!(queue.accounts(), books);
+        push(Some("b"), "b3");
+        assert_eq!(texts(&queue), ["a1", "plain", "plain, too", "b3"]);
+        assert_eq!(queue.broken(false), 4);
+        let books = Accounts { accepted: 6, dropped: 2, in_flight: 4, ..Accounts::default() };
+        assert_eq!(queue.accounts(), books);
+        assert_eq!(queue.lock().bytes, 0);
     }
 }

@@ -72,7 +72,8 @@ pub(super) enum Happened {
     Disconnected(Disconnected),
 }
 
-/// Beginnings and ends of connections that wait for a slow callback.
+/// Beginnings and ends of connections that wait for a slow callback; and one more pair for each that has brought a
+/// message which waits.
 const HAPPENED: usize = 16;
 
 pub(super) struct Shared {
@@ -112,9 +113,9 @@ impl Shared {
         };
         Self {
             queue,
-            inbox: Inbox::new(inbox),
+            inbox: Inbox::new(inbox, |_| true),
             happened: callbacks
-                .then(|| Inbox::new(if calls { inbox.max(HAPPENED) } else { HAPPENED })),
+                .then(|| Inbox::new(inbox, |what| matches!(what, Happened::Message(_)))),
             calls,
             status: Mutex::new(status),
             changed: Event::new(),

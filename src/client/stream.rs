@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use smol::net::TcpStream;
@@ -23,22 +23,48 @@ impl Stream {
             Self::Tls(tls) => tls.get_ref().0.carried,
         }
     }
+
+    /// A turn of so many reads begins.
+    pub(super) fn begin_turn(&mut self, reads: usize) {
+        match self {
+            Self::Tcp(tcp) => tcp.reads = reads,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.get_mut().0.reads = reads,
+        }
+    }
 }
+
+/// How often a socket is read before others on the same executor get their turn. What is above it would go on for as long
+/// as there is something: the WebSocket machine until it has a whole message, and TLS until it has a byte of one.
+pub(super) const READS: usize = 16;
 
 /// A socket that counts.
 pub(super) struct Counted {
     tcp: TcpStream,
     carried: Carried,
+    /// How often it may still be read in this turn.
+    reads: usize,
 }
 
 impl Counted {
     pub(super) fn new(tcp: TcpStream) -> Self {
-        Self { tcp, carried: Carried::default() }
+        Self { tcp, carried: Carried::default(), reads: READS }
+    }
+
+    /// The task comes again at once when its turn is over.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.reads > 0 {
+            return Poll::Ready(());
+        }
+        self.reads = READS;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn has_read(&mut self, read: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(read)) = read {
             self.carried.read += read as u64;
+            self.reads -= 1;
         }
         read
     }
@@ -57,6 +83,7 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         to: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let read = Pin::new(&mut self.tcp).poll_read(cx, to);
         self.has_read(read)
     }
@@ -66,6 +93,7 @@ impl AsyncRead for Counted {
         cx: &mut Context<'_>,
         to: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let read = Pin::new(&mut self.tcp).poll_read_vectored(cx, to);
         self.has_read(read)
     }
@@ -148,8 +176,9 @@ pub(super) struct Carried {
 pub(super) struct Polled<'a, 'b, S> {
     pub(super) stream: &'a mut S,
     pub(super) cx: &'a mut Context<'b>,
-    /// How often may still be read before others get their turn.
-    pub(super) reads: usize,
+    /// Nothing can leave any more, and what there is to read is read all the same: the machine, which reads nothing where
+    /// a write fails, has to wait for a socket that is full.
+    pub(super) full: bool,
 }
 
 fn done<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
@@ -161,21 +190,68 @@ fn done<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
 
 impl<S: AsyncRead + Unpin> Read for Polled<'_, '_, S> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let Some(left) = self.reads.checked_sub(1) else {
-            self.cx.waker().wake_by_ref();
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        self.reads = left;
         done(Pin::new(&mut *self.stream).poll_read(self.cx, to))
     }
 }
 
 impl<S: AsyncWrite + Unpin> Write for Polled<'_, '_, S> {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        if self.full {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         done(Pin::new(&mut *self.stream).poll_write(self.cx, from))
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.full {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         done(Pin::new(&mut *self.stream).poll_flush(self.cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_turn_ends_also_where_there_is_more_to_read() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let tcp = smol::block_on(TcpStream::connect(addr)).unwrap();
+        let (mut other, _) = listener.accept().unwrap();
+        other.write_all(&[7; 4 * READS]).unwrap();
+        let counted = Counted::new(tcp);
+        // Until all of it is there.
+        smol::block_on(async {
+            while counted.tcp.peek(&mut [0; 4 * READS]).await.unwrap() < 4 * READS {}
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut read_all = |stream: &mut Stream| {
+            let before = stream.carried().read;
+            while Pin::new(&mut *stream).poll_read(&mut cx, &mut [0]).is_ready() {}
+            (stream.carried().read - before, woken.0.load(Ordering::SeqCst))
+        };
+        let mut stream = Stream::Tcp(counted);
+        assert_eq!(read_all(&mut stream), (READS as u64, 1));
+        assert_eq!(read_all(&mut stream), (READS as u64, 2));
+        stream.begin_turn(3);
+        assert_eq!(read_all(&mut stream), (3, 3));
     }
 }

@@ -15,21 +15,18 @@ use async_tungstenite::tungstenite::protocol::frame::CloseFrame;
 use async_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use async_tungstenite::tungstenite::{Error, Message as Frame};
 use event_listener::EventListener;
+use futures_lite::AsyncWrite;
 use smol::Timer;
 
 use super::ended::{By, Disconnected, Why};
 use super::shared::{Goodbye, Shared};
-use super::stream::{Polled, Stream};
+use super::stream::{Polled, READS, Stream};
 use crate::message::{CloseCode, Message, Text};
 use clock::Heart;
 use writing::{BATCH_BYTES, Rest, Unflushed};
 
 /// What is read at once. A megabyte of messages of 4 KiB costs the same with 16 KiB and with 128.
 const READ_BYTES: usize = 16 * 1024;
-
-/// How often is read before others on the same executor get their turn: the machine itself would read for as long as
-/// there is something that is no whole message.
-const READS: usize = 16;
 
 /// The deadlines and the bound of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +54,10 @@ pub(super) struct Link<'a> {
     held: Option<Message>,
     /// Nobody takes what comes.
     paused: bool,
+    /// There was no room for a message when it ended: none behind it is delivered.
+    gap: bool,
+    /// Nothing leaves any more: a write has failed.
+    mute: bool,
     /// Since when the application wants it closed.
     closing: Option<Instant>,
     goodbye: Option<Parting>,
@@ -97,6 +98,8 @@ impl<'a> Link<'a> {
             rest: None,
             held: None,
             paused: false,
+            gap: false,
+            mute: false,
             closing: None,
             goodbye: None,
             timer: Timer::never(),
@@ -115,6 +118,12 @@ impl<'a> Link<'a> {
             self.shared.received(message);
         }
         let lived = self.began.elapsed();
+        // The end of TLS has a goodbye of its own (RFC 8446 section 6.1); as far as it leaves at once, and nothing with it
+        // that has been told to be unsent.
+        if self.unflushed.is_none() && !self.mute && !matches!(why, Why::Aborted) {
+            let stream = &mut self.stream;
+            let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_close(cx))).await;
+        }
         let (by, code, reason, clean) = match (self.goodbye, &why) {
             (Some(parting), _) => (parting.by, parting.code, parting.reason, parting.answered),
             (None, Why::Aborted | Why::Requested | Why::WriteStalled | Why::PongTimeout) => {
@@ -151,6 +160,7 @@ impl<'a> Link<'a> {
     /// be read, and may be a code after which the client does not come back.
     fn last_words(&mut self, cx: &mut Context<'_>, now: Instant, why: Why) -> Why {
         if self.goodbye.is_none() && matches!(why, Why::Io(_)) {
+            self.mute = true;
             match self.read_to_the_end(cx, now) {
                 Err(said) if self.goodbye.is_some() => return said,
                 _ => {}
@@ -192,21 +202,20 @@ impl<'a> Link<'a> {
             answered: false,
         });
         // It flushes.
-        match self.with(cx, READS, |machine, stream| machine.close(stream, Some(frame))) {
+        match self.with(cx, |machine, stream| machine.close(stream, Some(frame))) {
             Ok(()) => Ok(()),
             waits => self.sent(now, waits),
         }
     }
 
-    /// Has the machine act on the socket, which reads so many times at most.
+    /// Has the machine act on the socket.
     fn with<T>(
         &mut self,
         cx: &mut Context<'_>,
-        reads: usize,
         act: impl FnOnce(&mut WebSocketContext, &mut Polled<'_, '_, Stream>) -> T,
     ) -> T {
-        let Self { machine, stream, .. } = self;
-        act(machine, &mut Polled { stream, cx, reads })
+        let Self { machine, stream, mute, .. } = self;
+        act(machine, &mut Polled { stream, cx, full: *mute })
     }
 
     /// What has come of handing something to the machine, which may have to be flushed later.
@@ -275,11 +284,10 @@ impl<'a> Link<'a> {
             _ => CloseCode::PROTOCOL,
         };
         let why = Why::Violation(error.to_string());
-        if self.say_goodbye(cx, now, code, Text::default(), now).is_ok() {
-            let _ = self.with(cx, READS, |machine, stream| machine.flush(stream));
-            if let Some(parting) = &mut self.goodbye {
-                parting.by = By::Server;
-            }
+        // It flushes.
+        let _ = self.say_goodbye(cx, now, code, Text::default(), now);
+        if let Some(parting) = &mut self.goodbye {
+            parting.by = By::Server;
         }
         why
     }

@@ -25,18 +25,15 @@ impl Link<'_> {
         Ok(())
     }
 
-    /// All that is still there, of a connection that is gone: at most what fits into the kernel's buffers. Messages for
-    /// which there is no room are lost with it.
+    /// All that is still there, of a connection that is gone: at most what fits into the kernel's buffers. Messages behind
+    /// one for which there is no room are lost with it.
     pub(super) fn read_to_the_end(
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Result<(), Why> {
         loop {
-            if !self.deliver(now) {
-                self.held = None;
-                self.paused = false;
-            }
+            self.gap |= !self.deliver(now);
             if !self.read_frame(cx, now, LAST_READS)? {
                 return Ok(());
             }
@@ -54,11 +51,13 @@ impl Link<'_> {
             self.heart.resume(now);
             return true;
         };
-        // Who has asked for the end takes what there is room for, and waits for nothing.
+        // Who has asked for the end takes what there is room for at once, and waits for nothing.
         let parting = self.closing.is_some() || self.goodbye.is_some();
         if self.shared.has_room() {
             self.shared.received(message);
-        } else if !parting {
+        } else if parting {
+            self.gap = true;
+        } else {
             self.held = Some(message);
             self.paused = true;
             return false;
@@ -81,7 +80,8 @@ impl Link<'_> {
         now: Instant,
         reads: usize,
     ) -> Result<bool, Why> {
-        let frame = self.with(cx, reads, |machine, stream| machine.read(stream));
+        self.stream.begin_turn(reads);
+        let frame = self.with(cx, |machine, stream| machine.read(stream));
         self.heart.heard(now, self.stream.carried().read);
         match frame {
             Ok(Frame::Text(text)) => self.taken(Message::Text(Text::from_utf8_bytes(text))),
@@ -108,7 +108,7 @@ impl Link<'_> {
     }
 
     fn taken(&mut self, message: Message) {
-        if self.goodbye.is_some() {
+        if self.goodbye.is_some() || self.gap {
             return;
         }
         if self.shared.has_room() {

@@ -54,10 +54,10 @@ impl Link<'_> {
         if self.unflushed.is_none() {
             return Ok(true);
         }
-        let flushed = self.with(cx, READS, |machine, stream| machine.flush(stream));
+        let flushed = self.with(cx, |machine, stream| machine.flush(stream));
         let written = self.stream.carried().written;
         match flushed {
-            Ok(()) | Err(Error::ConnectionClosed) => {
+            Ok(()) => {
                 let unflushed = self.unflushed.take();
                 let (answers, full) = unflushed.map_or((0, false), |it| (it.answers, it.full));
                 self.heart.flushed(now, full);
@@ -84,6 +84,8 @@ impl Link<'_> {
                 }
                 Ok(false)
             }
+            // Reset behind its goodbye, with something of ours not taken.
+            Err(Error::ConnectionClosed) => Err(self.over()),
             Err(error) => Err(self.failed(error)),
         }
     }
@@ -93,8 +95,10 @@ impl Link<'_> {
             return self.write_fragment(cx, now, bytes, Data::Continue);
         }
         let mut bytes = 0;
-        for _ in 0..BATCH {
-            let Some(message) = self.shared.queue.take() else {
+        for taken in 0..BATCH {
+            // Behind others a large one waits: it would keep it from being known for long what became of them.
+            let fits = |message: &Message| taken == 0 || message.len() <= FRAGMENT_BYTES;
+            let Some(message) = self.shared.queue.take_if(fits) else {
                 return Ok(());
             };
             bytes += message.len();
@@ -133,7 +137,7 @@ impl Link<'_> {
         now: Instant,
         frame: Frame,
     ) -> Result<(), Why> {
-        let result = self.with(cx, READS, |machine, stream| machine.write(stream, frame));
+        let result = self.with(cx, |machine, stream| machine.write(stream, frame));
         self.sent(now, result)
     }
 }
