@@ -7,7 +7,9 @@
 //!
 //! What happens to the connection is told on standard error. When the server goes away the client comes back, and what
 //! was typed meanwhile is sent then. The end of the input (Ctrl-D) closes the connection; `--proxy
-//! http://host:port` goes through one, `--cert` and `--key` are a certificate of one's own.
+//! http://host:port` goes through one, `--cert` and `--key` are a certificate of one's own. `--seconds` is how long an
+//! attempt may take, `--ping` after how many seconds of silence the server is asked whether it is there, and how long it
+//! has to answer. `RUST_LOG=coracle=info` tells of the attempts that fail as well.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,9 +27,11 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), BoxError> {
-    let usage = "usage: client URL [--ca FILE] [--cert FILE --key FILE] [--proxy URL] [--attempts N] [--seconds N]";
-    let options = ["--ca", "--cert", "--key", "--proxy", "--attempts", "--seconds"];
+    let usage = "usage: client URL [--ca FILE] [--cert FILE --key FILE] [--proxy URL] [--attempts N] \
+                 [--seconds N] [--ping N]";
+    let options = ["--ca", "--cert", "--key", "--proxy", "--attempts", "--seconds", "--ping"];
     let mut args = common::Args::parse(usage, &options)?;
+    common::log_to(None)?;
     let url = args.given().ok_or(usage)?.to_owned();
     let mut tls = ClientTls::new();
     if let Some(file) = args.value("--ca") {
@@ -47,6 +51,10 @@ fn run() -> Result<(), BoxError> {
     }
     if let Some(seconds) = args.number("--seconds")? {
         builder = builder.connect_timeout(Duration::from_secs(seconds as u64));
+    }
+    if let Some(seconds) = args.number("--ping")? {
+        let silence = Duration::from_secs(seconds as u64);
+        builder = builder.ping(silence).pong_timeout(silence);
     }
     let connecting = builder
         .reconnect(reconnect)
