@@ -9,6 +9,7 @@ mod support;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use authority::*;
 use coracle::client::{
@@ -311,7 +312,9 @@ fn the_end_of_a_connection_is_an_end_of_its_tls() {
             // An error, where TLS does not end before its connection.
             io::Read::read_to_end(tls, &mut Vec::new())
         });
-        let client = within(secure(addr, &authority).connect()).unwrap();
+        // Each waits for the other's end.
+        let soon = secure(addr, &authority).close_timeout(Duration::from_millis(100));
+        let client = within(soon.connect()).unwrap();
         let answer = ended.next().expect("an end of TLS");
         assert_eq!(answer, 8, "a goodbye and nothing else");
         within(client.ended());
@@ -375,8 +378,7 @@ fn a_server_that_hangs_up_in_tls_or_behind_it_is_told_apart() {
     ends(addr, Phase::Tls, eof, "closed the connection during the TLS handshake");
     let (addr, _seen) = script(move |raw| {
         hello(raw);
-        rustix::net::sockopt::set_socket_linger(&raw.stream, Some(std::time::Duration::ZERO))
-            .unwrap();
+        rustix::net::sockopt::set_socket_linger(&raw.stream, Some(Duration::ZERO)).unwrap();
     });
     ends(addr, Phase::Tls, reset, "reset");
     // With a goodbye of TLS, and without.

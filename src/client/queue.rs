@@ -306,15 +306,18 @@ impl Queue {
     }
 
     /// The connection broke. What was being written is not sent again, unless no byte of it has left, and nothing has come
-    /// to take its place. Says how many are in flight.
-    pub(super) fn broken(&self, untouched: bool) -> u64 {
+    /// to take its place. Says how many are in flight; `None` if some are sent again.
+    pub(super) fn broken(&self, untouched: bool) -> Option<u64> {
         if !untouched {
-            return self.written(Fate::InFlight);
+            return Some(self.written(Fate::InFlight));
         }
         let mut replaced = Vec::new();
         {
             let mut state = self.lock();
             let state = &mut *state;
+            if state.writing.is_empty() {
+                return Some(0);
+            }
             for entry in std::mem::take(&mut state.writing).into_iter().rev() {
                 let newer = |it: &Entry| it.key.is_some() && it.key == entry.key;
                 let is_replaced =
@@ -324,9 +327,18 @@ impl Queue {
                     replaced.extend(state.drop_at(0));
                 }
             }
+            // One more than may wait did so beside them.
+            let dropping =
+                matches!(self.bounds.when_full, WhenFull::DropOldest | WhenFull::Conflate);
+            while dropping
+                && state.waiting.len() > 1
+                && (state.waiting.len() > self.bounds.messages || state.bytes > self.bounds.bytes)
+            {
+                replaced.extend(state.drop_at(0));
+            }
         }
         replaced.into_iter().for_each(|it| it.settle(Fate::Dropped));
-        0
+        None
     }
 
     fn written(&self, fate: Fate) -> u64 {
@@ -403,14 +415,34 @@ mod tests {
         assert_eq!(texts(&queue), ["a1", "b1", "plain"]);
         push(Some("b"), "b2");
         push(None, "plain, too");
-        assert_eq!(queue.broken(true), 0);
+        assert_eq!(queue.broken(true), None);
         let books = Accounts { accepted: 5, queued: 4, dropped: 1, ..Accounts::default() };
         assert_eq!(queue.accounts(), books);
         push(Some("b"), "b3");
         assert_eq!(texts(&queue), ["a1", "plain", "plain, too", "b3"]);
-        assert_eq!(queue.broken(false), 4);
+        assert_eq!(queue.broken(false), Some(4));
         let books = Accounts { accepted: 6, dropped: 2, in_flight: 4, ..Accounts::default() };
         assert_eq!(queue.accounts(), books);
         assert_eq!(queue.lock().bytes, 0);
+        assert_eq!(queue.broken(true), Some(0));
+    }
+
+    #[test]
+    fn what_comes_back_from_a_broken_connection_is_dropped_first_where_too_much_waits() {
+        let bounds = Bounds { messages: 2, bytes: 10, when_full: WhenFull::DropOldest };
+        for (texts_before, meanwhile, left) in [
+            (&["1", "2"][..], "3", &["2", "3"][..]),
+            (&["1"], "2", &["1", "2"]),
+            (&["12345", "67890"], "abcdef", &["abcdef"]),
+            (&["1"], "more than ten bytes", &["more than ten bytes"]),
+        ] {
+            let queue = Queue::new(bounds);
+            let push = |text: &str| assert!(queue.push(Entry::new(text.into(), None)).is_ok());
+            texts_before.iter().for_each(|it| push(it));
+            assert_eq!(texts(&queue), texts_before);
+            push(meanwhile);
+            assert_eq!(queue.broken(true), None);
+            assert_eq!(texts(&queue), left);
+        }
     }
 }

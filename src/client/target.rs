@@ -94,10 +94,13 @@ pub(super) fn wrong(url: &str, problem: &str) -> ConnectError {
 
 /// What may be shown of a URL.
 fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
+    let is_scheme = |(it, _): &(&str, &str)| it.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let (scheme, rest) = match url.split_once("://").filter(is_scheme) {
         Some((scheme, rest)) => (format!("{scheme}://"), rest),
         None => (String::new(), url),
     };
+    // One slash too many, or no scheme before two.
+    let (slashes, rest) = rest.split_at(rest.len() - rest.trim_start_matches('/').len());
     let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
     // A slash or a question mark may be part of the password where they must not be: then what follows the colon is no
     // port. An IPv6 address has colons of its own.
@@ -112,7 +115,7 @@ fn without_secrets(url: &str) -> String {
         Some(at) => format!("{scheme}..{}{cut}", &shown[at..]),
         // Whether it belongs to the password or to the query, nobody knows.
         None if astray && rest.contains('@') => format!("{scheme}.."),
-        None => format!("{scheme}{shown}{cut}"),
+        None => format!("{scheme}{slashes}{shown}{cut}"),
     }
 }
 
@@ -189,6 +192,12 @@ mod tests {
             ("ws://[::1]:80#/me@b?to=me@secret", "\"ws://[::1]:80#/me@b?..\""),
             ("ws://me:secret@[::1]:0/", "\"ws://..@[::1]:0/\""),
             ("ws://me@you:secret@a:0/", "\"ws://..@a:0/\""),
+            ("ws:///me:secret@a/", "\"ws://..@a/\""),
+            ("//me:secret@a/", "\"..@a/\""),
+            ("me:secret@a/?b=http://c", "\"..@a/?..\""),
+            ("a/?token=secret&b=http://c", "\"a/?..\""),
+            ("a/?token=secret&b=ws://c@d", "\"a/?..\""),
+            ("/a?token=secret&b=http://c", "\"/a?..\""),
         ] {
             let error = Target::parse(url).unwrap_err().to_string();
             assert!(error.contains(shown) && !error.contains("sec"), "{url}: {error}");

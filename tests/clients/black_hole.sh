@@ -91,7 +91,7 @@ told=$work/black_hole.told
     echo meanwhile
     black_hole delete
     until_it_says "$out" meanwhile
-} | RUST_LOG=coracle=info in_the_network "$client" "$url" --seconds 2 --ping 1 >"$out" 2>"$told"
+} | in_the_network env RUST_LOG=coracle=info "$client" "$url" --seconds 2 --ping 1 >"$out" 2>"$told"
 status=$?
 if [ "$(cat "$out")" != "before
 meanwhile" ]; then
@@ -99,7 +99,8 @@ meanwhile" ]; then
     cat "$out" >>"$log"
     status=1
 fi
-for said in 'disconnected by client: no answer to a ping' 'disconnected by client: as asked for, code 1000'; do
+for said in 'disconnected by client: no answer to a ping' 'connecting timed out: there was no WebSocket after 2s' \
+    'disconnected by client: as asked for, code 1000'; do
     grep -qF "$said" "$told" || {
         echo "it did not say: $said" >>"$log"
         status=1

@@ -113,14 +113,15 @@ impl<'a> Link<'a> {
         let mut room = self.shared.listen_for_room();
         let why = poll_fn(|cx| self.poll(cx, &mut filled, &mut room)).await;
         let in_flight = self.shared.queue.broken(self.stream.carried().written == self.batch);
+        // Of what is to be sent again nothing may leave now.
+        let is_left = in_flight.is_some() && !self.mute;
         if let Some(message) = self.held.take() {
             // It came, so it is delivered.
             self.shared.received(message);
         }
         let lived = self.began.elapsed();
-        // The end of TLS has a goodbye of its own (RFC 8446 section 6.1); as far as it leaves at once, and nothing with it
-        // that has been told to be unsent.
-        if self.unflushed.is_none() && !self.mute && !matches!(why, Why::Aborted) {
+        // The end of TLS has a goodbye of its own (RFC 8446 section 6.1), as far as it leaves at once.
+        if is_left && !matches!(why, Why::Aborted) {
             let stream = &mut self.stream;
             let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut *stream).poll_close(cx))).await;
         }
@@ -131,6 +132,7 @@ impl<'a> Link<'a> {
             }
             (None, _) => (By::Server, None, Text::default(), false),
         };
+        let in_flight = in_flight.unwrap_or_default();
         Disconnected { why, by, code, reason, clean, in_flight, lived }
     }
 

@@ -5,8 +5,9 @@ use super::*;
 /// Frames that are taken before others on the same executor get their turn.
 const TURN: usize = 64;
 
-/// Reads of a connection that is gone: more than the kernel holds of one by default.
-const LAST_READS: usize = 1024;
+/// Reads of a connection that is gone: more than the kernel holds of one by default, also with TLS, which reads 4 KiB at
+/// once.
+const LAST_READS: usize = 4096;
 
 /// Pings that are answered before an answer has left: a server that sends them and reads nothing gets no further.
 const ANSWERS: usize = 64;
@@ -55,7 +56,7 @@ impl Link<'_> {
         let parting = self.closing.is_some() || self.goodbye.is_some();
         if self.shared.has_room() {
             self.shared.received(message);
-        } else if parting {
+        } else if parting && !self.mute {
             self.gap = true;
         } else {
             self.held = Some(message);
