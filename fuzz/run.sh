@@ -2,11 +2,12 @@
 # Runs fuzz targets for some seconds each, from the seeds, with a corpus that is thrown away:
 #
 #     fuzz/run.sh SECONDS [TARGET...]
+#     fuzz/run.sh build                   only builds them
 #
 # Prints how many inputs each has executed; fails if any of them crashed. What crashed is in
 # fuzz/artifacts/<target>/.
 set -euo pipefail
-seconds=${1:?usage: fuzz/run.sh SECONDS [TARGET...]}
+seconds=${1:?usage: fuzz/run.sh SECONDS|build [TARGET...]}
 shift
 # cargo-fuzz looks for the fuzz directory below the one it is called in.
 cd "$(dirname "$0")/.."
@@ -20,6 +21,7 @@ target=${CARGO_TARGET_DIR:-fuzz/target}
 [[ -z ${CARGO_TARGET_DIR:-} ]] || target=$target/fuzz
 mkdir -p "$target"
 cargo fuzz build --target-dir "$target"
+[[ $seconds != build ]] || exit 0
 
 targets=("$@")
 (($#)) || mapfile -t targets < <(cargo fuzz list)
