@@ -254,4 +254,67 @@ mod tests {
         stream.begin_turn(3);
         assert_eq!(read_all(&mut stream), (3, 3));
     }
+
+    // TLS reads on for as long as nothing of what it has read is for the application.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn a_turn_ends_also_where_tls_has_no_whole_record_yet() {
+        use futures_rustls::TlsConnector;
+        use rustls::pki_types::pem::PemObject;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+        use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+        // As many as a record may have (RFC 8446 section 5.1): more than is read at once.
+        const RECORD: usize = 16 * 1024;
+        let file = |name: &str| format!("{}/certs/{name}", env!("CARGO_MANIFEST_DIR"));
+        let pem = |name: &str| CertificateDer::from_pem_file(file(name)).unwrap();
+        let provider = || Arc::new(rustls::crypto::ring::default_provider());
+        let key = PrivateKeyDer::from_pem_file(file("server.key")).unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![pem("server.pem")], key)
+            .unwrap();
+        config.send_tls13_tickets = 0;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let connection = ServerConnection::new(Arc::new(config)).unwrap();
+            let mut tls = StreamOwned::new(connection, listener.accept().unwrap().0);
+            tls.write_all(&[7; RECORD]).unwrap();
+            tls.flush().unwrap();
+        });
+        let mut roots = RootCertStore::empty();
+        roots.add(pem("ca.pem")).unwrap();
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        smol::block_on(async {
+            let tcp = Counted::new(TcpStream::connect(addr).await.unwrap());
+            let name = "localhost".try_into().unwrap();
+            let tls = connector.connect(name, tcp).await.unwrap();
+            // Until all of it is there, with its head, its type and its tag.
+            let tcp = &tls.get_ref().0.tcp;
+            while tcp.peek(&mut [0; 2 * RECORD]).await.unwrap() < RECORD + 22 {}
+            let mut stream = Stream::Tls(Box::new(tls));
+            let woken = Arc::new(Woken::default());
+            let waker = Waker::from(Arc::clone(&woken));
+            let mut cx = Context::from_waker(&waker);
+            let mut chunk = vec![0; RECORD];
+            let mut turns = 1;
+            stream.begin_turn(1);
+            while Pin::new(&mut stream).poll_read(&mut cx, &mut chunk).is_pending() {
+                assert_eq!(woken.0.load(Ordering::SeqCst), turns, "it comes again at once");
+                turns += 1;
+                stream.begin_turn(1);
+            }
+            assert!(turns > 1, "a record was read at once");
+            assert_eq!(chunk, [7; RECORD]);
+        });
+        server.join().unwrap();
+    }
 }

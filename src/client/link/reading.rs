@@ -5,8 +5,8 @@ use super::*;
 /// Frames that are taken before others on the same executor get their turn.
 const TURN: usize = 64;
 
-/// Reads of a connection that is gone: more than the kernel holds of one by default, also with TLS, which reads 4 KiB at
-/// once.
+/// Reads of a connection that is gone: more than the kernel holds of one by default, also with TLS, which reads as little
+/// as 4 KiB at once.
 const LAST_READS: usize = 4096;
 
 /// Pings that are answered before an answer has left: a server that sends them and reads nothing gets no further.
